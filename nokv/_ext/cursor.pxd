@@ -1,0 +1,70 @@
+"""How keys are laid out and how everything that can be walked is walked. Shared by memtable, table, merge and db.
+
+Internal key = family (1 byte) || user key || trailer (8 bytes, big-endian, of ~(sequence << 8 | kind)).
+Order: (family || user key) by memcmp, then trailer by memcmp, so that of one key the newest version comes first.
+A sequence is 56 bits. Kinds never change once released: 0 delete, 1 put (2 and up are reserved: range delete, ttl put,
+value pointer).
+
+A Cursor is a struct of function pointers over some implementation. Its owner (a Python object) keeps alive what it walks.
+All functions are `noexcept nogil`; a failure sets `status` and clears `valid`.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp
+
+cdef enum:
+    KIND_DELETE = 0
+    KIND_PUT = 1
+    TRAILER_SIZE = 8
+
+cdef enum CursorStatus:
+    CURSOR_OK = 0
+    CURSOR_CORRUPT = -1
+    CURSOR_NO_MEMORY = -2
+    CURSOR_IO = -3
+
+cdef struct Slice:
+    const uint8_t* data
+    size_t size
+
+cdef struct Cursor:
+    void* impl
+    const CursorOps* ops
+    bint valid                  # positioned on an entry: `key` and `value` may be read until the next move
+    int status                  # CursorStatus; sticky
+    Slice key                   # internal key
+    Slice value
+
+cdef struct CursorOps:
+    void (*seek_first)(Cursor* self) noexcept nogil
+    void (*seek_last)(Cursor* self) noexcept nogil
+    void (*seek)(Cursor* self, Slice internal_key) noexcept nogil       # first entry >= internal_key
+    void (*next)(Cursor* self) noexcept nogil                           # only if valid
+    void (*prev)(Cursor* self) noexcept nogil                           # only if valid
+    void (*destroy)(Cursor* self) noexcept nogil                        # frees impl and the Cursor itself
+
+cdef inline int compare_bytes(const uint8_t* a, size_t a_size, const uint8_t* b, size_t b_size) noexcept nogil:
+    cdef int order = memcmp(a, b, a_size if a_size < b_size else b_size)
+    if order != 0:
+        return order
+    return -1 if a_size < b_size else (1 if a_size > b_size else 0)
+
+cdef inline int compare_internal(Slice a, Slice b) noexcept nogil:
+    cdef int order = compare_bytes(a.data, a.size - TRAILER_SIZE, b.data, b.size - TRAILER_SIZE)
+    if order != 0:
+        return order
+    return memcmp(a.data + a.size - TRAILER_SIZE, b.data + b.size - TRAILER_SIZE, TRAILER_SIZE)
+
+cdef inline void put_trailer(uint8_t* out, uint64_t sequence, int kind) noexcept nogil:
+    cdef uint64_t packed = ~((sequence << 8) | <uint64_t>kind)
+    cdef int i
+    for i in range(8):
+        out[i] = <uint8_t>(packed >> (56 - 8 * i))
+
+cdef inline uint64_t read_trailer(const uint8_t* trailer) noexcept nogil:
+    """sequence << 8 | kind"""
+    cdef uint64_t packed = 0
+    cdef int i
+    for i in range(8):
+        packed = (packed << 8) | trailer[i]
+    return ~packed

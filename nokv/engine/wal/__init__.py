@@ -1,0 +1,1 @@
+"""Write-ahead log: segments, typed records, retention by name, recovery. Read `segment.py` first."""

@@ -1,0 +1,1 @@
+"""Generated from proto/ by scripts/dev/gen_proto.py: never edited by hand."""
