@@ -1,7 +1,8 @@
 """Only the compiled extensions: everything else about the package is in pyproject.toml.
 
-Every `nokv/_ext/*.pyx` becomes one extension module of the same name. `NOKV_DEBUG_EXT=1` keeps Cython's bounds checks and C
-assertions on; `NOKV_SANITIZE=1` adds ASan and UBSan. No `-march=native`: CRC32C picks its instructions at run time.
+Every `nokv/_ext/*.pyx` becomes one extension module of the same name. `NOKV_DEBUG_EXT=1` keeps Cython's bounds
+checks and C assertions on; `NOKV_SANITIZE=1` adds ASan and UBSan. No `-march=native`: CRC32C picks its instructions
+at run time.
 """
 
 import os

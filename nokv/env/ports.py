@@ -24,8 +24,8 @@ class Clock(Protocol):
 
 
 class WritableFile(Protocol):
-    """A new file, written from front to back by one thread. Nothing is durable before `sync` returns, and the *name* not
-    before `Files.sync_dir` of its directory returns. Errors are OSError."""
+    """A new file, written from front to back by one thread. Nothing is durable before `sync` returns, and the *name*
+    not before `Files.sync_dir` of its directory returns. Errors are OSError."""
 
     def write(self, data: Buffer, /) -> int: ...
     def sync(self) -> None: ...
@@ -54,10 +54,10 @@ class DirectoryLock(Protocol):
 class Files(Protocol):
     """The file system. Any thread. Errors are OSError with errno and filename set, as the OS raises them.
 
-    `rename` replaces the target atomically; neither it, `remove`, `link` nor `create` is durable before `sync_dir` of the
-    directory returns. `open_log` allocates all blocks before it returns (ENOSPC here, never SIGBUS later); with
-    `recycle` it takes over that old file (renaming it) and zeroes it. `map_file` returns the whole file as a read-only buffer
-    that stays valid until it is garbage, even if the file is removed meanwhile.
+    `rename` replaces the target atomically; neither it, `remove`, `link` nor `create` is durable before `sync_dir`
+    of the directory returns. `open_log` allocates all blocks before it returns (ENOSPC here, never SIGBUS later);
+    with `recycle` it takes over that old file (renaming it) and zeroes it. `map_file` returns the whole file as a
+    read-only buffer that stays valid until it is garbage, even if the file is removed meanwhile.
     """
 
     def create(self, path: str) -> WritableFile: ...
@@ -81,9 +81,10 @@ class Files(Protocol):
 class Executor(Protocol):
     """Background steps (flush, compaction). Real life: threads. The simulator: one step at a time, when it says so.
 
-    `submit` returns at once and runs `step` once, later, on some other thread or turn; steps of one executor never run at
-    the same time as each other. An exception from a step is handed to `step`'s owner by the step itself: it must not raise.
-    `drain` returns when everything submitted so far has run. After `close` returns nothing runs any more.
+    `submit` returns at once and runs `step` once, later, on some other thread or turn; steps of one executor never
+    run at the same time as each other. An exception from a step is handed to `step`'s owner by the step itself: it
+    must not raise. `drain` returns when everything submitted so far has run. After `close` returns nothing runs any
+    more.
     """
 
     def submit(self, step: Callable[[], None]) -> None: ...
