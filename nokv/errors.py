@@ -6,8 +6,8 @@ Unavailable    nobody can answer now; `Indeterminate` when a write may or may no
 Corruption     the bytes are wrong: stop, keep the evidence
 InvariantError our own bug: crash this process and let the replicas carry on
 
-Every error has a one-line message, an optional `hint` (what to do next, one line) and an `exit_code` that the
-command line uses. A key that does not exist is `None`, never an exception.
+Every error has a one-line message, an optional `hint` (what to do next, one line) and an `exit_code` that the command
+line uses. A key that does not exist is `None`, never an exception.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class NoKVError(Exception):
         self.hint = hint
 
 
-# -- the caller must change the call
----------------------------------------------------------------------------------- class UsageError(NoKVError,
-ValueError): """A bad option, a reversed range, a key that is too long, a handle used the wrong way."""
+# -- the caller must change the call ----------------------------------------------------------------
+class UsageError(NoKVError, ValueError):
+    """A bad option, a reversed range, a key that is too long, a handle used the wrong way."""
 
     exit_code = 2
 
@@ -74,8 +74,7 @@ class NotFound(NoKVError, KeyError):
 
 
 class ModeError(NoKVError):
-    """The directory is in a mode in which this is not allowed. `mode` is what it is; `hint` names the next
-    command."""
+    """The directory is in a mode in which this is not allowed. `mode` is what it is; `hint` names the next command."""
 
     exit_code = 4
 
@@ -112,8 +111,8 @@ class ReadOnly(NoKVError):
         self.cause = cause
 
 
-# -- the world moved: retry, with a hint
------------------------------------------------------------------------------- class RetryError(NoKVError):
+# -- the world moved: retry, with a hint ------------------------------------------------------------
+class RetryError(NoKVError):
     """Base of errors that a client retries by itself after it has refreshed what it knows."""
 
     exit_code = 5
@@ -165,9 +164,9 @@ class Busy(RetryError):
     """A bounded queue is full, or writes are stopped until compaction catches up. Nothing was done."""
 
 
-# -- nobody can answer now
--------------------------------------------------------------------------------------------- class
-Unavailable(NoKVError): """No quorum, no route, no coordinator. Nothing was done."""
+# -- nobody can answer now --------------------------------------------------------------------------
+class Unavailable(NoKVError):
+    """No quorum, no route, no coordinator. Nothing was done."""
 
     exit_code = 5
 
@@ -180,9 +179,9 @@ class Indeterminate(Unavailable):
     """The write may or may not have happened. Never retried blindly: read, then decide."""
 
 
-# -- stop
-------------------------------------------------------------------------------------------------------------- class
-Corruption(NoKVError): """Stored or received bytes are wrong. Nothing was changed. `path` and `offset` say where."""
+# -- stop -------------------------------------------------------------------------------------------
+class Corruption(NoKVError):
+    """Stored or received bytes are wrong. Nothing was changed. `path` and `offset` say where."""
 
     exit_code = 6
 
