@@ -50,7 +50,7 @@ ROOT_EVENT_HANDOFF_CONFIRMED: RootEventKind
 ROOT_EVENT_HANDOFF_CLOSED: RootEventKind
 
 class RootEvent(_message.Message):
-    __slots__ = ("kind", "token", "time_ms", "author", "store", "region", "peer", "transition_id", "allocator", "fence", "holder", "era", "lease_until_ms", "id_frontier", "tso_frontier", "address")
+    __slots__ = ("kind", "token", "time_ms", "author", "store", "region", "peer", "transition_id", "allocator", "fence", "holder", "era", "lease_until_ms", "id_frontier", "tso_frontier", "address", "lease_ttl_ms")
     KIND_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     TIME_MS_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,7 @@ class RootEvent(_message.Message):
     ID_FRONTIER_FIELD_NUMBER: _ClassVar[int]
     TSO_FRONTIER_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_TTL_MS_FIELD_NUMBER: _ClassVar[int]
     kind: RootEventKind
     token: _meta_pb2.RootToken
     time_ms: int
@@ -83,21 +84,56 @@ class RootEvent(_message.Message):
     id_frontier: int
     tso_frontier: int
     address: str
-    def __init__(self, kind: _Optional[_Union[RootEventKind, str]] = ..., token: _Optional[_Union[_meta_pb2.RootToken, _Mapping]] = ..., time_ms: _Optional[int] = ..., author: _Optional[str] = ..., store: _Optional[_Union[_meta_pb2.Store, _Mapping]] = ..., region: _Optional[_Union[_meta_pb2.Region, _Mapping]] = ..., peer: _Optional[_Union[_meta_pb2.Peer, _Mapping]] = ..., transition_id: _Optional[str] = ..., allocator: _Optional[str] = ..., fence: _Optional[int] = ..., holder: _Optional[str] = ..., era: _Optional[int] = ..., lease_until_ms: _Optional[int] = ..., id_frontier: _Optional[int] = ..., tso_frontier: _Optional[int] = ..., address: _Optional[str] = ...) -> None: ...
+    lease_ttl_ms: int
+    def __init__(self, kind: _Optional[_Union[RootEventKind, str]] = ..., token: _Optional[_Union[_meta_pb2.RootToken, _Mapping]] = ..., time_ms: _Optional[int] = ..., author: _Optional[str] = ..., store: _Optional[_Union[_meta_pb2.Store, _Mapping]] = ..., region: _Optional[_Union[_meta_pb2.Region, _Mapping]] = ..., peer: _Optional[_Union[_meta_pb2.Peer, _Mapping]] = ..., transition_id: _Optional[str] = ..., allocator: _Optional[str] = ..., fence: _Optional[int] = ..., holder: _Optional[str] = ..., era: _Optional[int] = ..., lease_until_ms: _Optional[int] = ..., id_frontier: _Optional[int] = ..., tso_frontier: _Optional[int] = ..., address: _Optional[str] = ..., lease_ttl_ms: _Optional[int] = ...) -> None: ...
+
+class RootBatch(_message.Message):
+    __slots__ = ("proposer", "request_id", "expected_revision", "events")
+    PROPOSER_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_REVISION_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    proposer: int
+    request_id: int
+    expected_revision: int
+    events: _containers.RepeatedCompositeFieldContainer[RootEvent]
+    def __init__(self, proposer: _Optional[int] = ..., request_id: _Optional[int] = ..., expected_revision: _Optional[int] = ..., events: _Optional[_Iterable[_Union[RootEvent, _Mapping]]] = ...) -> None: ...
 
 class RootLease(_message.Message):
-    __slots__ = ("holder", "era", "lease_until_ms", "sealed", "address")
+    __slots__ = ("holder", "era", "lease_until_ms", "sealed", "address", "lease_ttl_ms", "released", "confirmed", "id_frontier", "tso_frontier")
     HOLDER_FIELD_NUMBER: _ClassVar[int]
     ERA_FIELD_NUMBER: _ClassVar[int]
     LEASE_UNTIL_MS_FIELD_NUMBER: _ClassVar[int]
     SEALED_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    RELEASED_FIELD_NUMBER: _ClassVar[int]
+    CONFIRMED_FIELD_NUMBER: _ClassVar[int]
+    ID_FRONTIER_FIELD_NUMBER: _ClassVar[int]
+    TSO_FRONTIER_FIELD_NUMBER: _ClassVar[int]
     holder: str
     era: int
     lease_until_ms: int
     sealed: bool
     address: str
-    def __init__(self, holder: _Optional[str] = ..., era: _Optional[int] = ..., lease_until_ms: _Optional[int] = ..., sealed: bool = ..., address: _Optional[str] = ...) -> None: ...
+    lease_ttl_ms: int
+    released: bool
+    confirmed: bool
+    id_frontier: int
+    tso_frontier: int
+    def __init__(self, holder: _Optional[str] = ..., era: _Optional[int] = ..., lease_until_ms: _Optional[int] = ..., sealed: bool = ..., address: _Optional[str] = ..., lease_ttl_ms: _Optional[int] = ..., released: bool = ..., confirmed: bool = ..., id_frontier: _Optional[int] = ..., tso_frontier: _Optional[int] = ...) -> None: ...
+
+class FinishedTransition(_message.Message):
+    __slots__ = ("transition_id", "region_id", "phase", "revision")
+    TRANSITION_ID_FIELD_NUMBER: _ClassVar[int]
+    REGION_ID_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    transition_id: str
+    region_id: int
+    phase: str
+    revision: int
+    def __init__(self, transition_id: _Optional[str] = ..., region_id: _Optional[int] = ..., phase: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class PendingPeerChange(_message.Message):
     __slots__ = ("transition_id", "region_id", "peer", "removal", "target")
@@ -114,7 +150,7 @@ class PendingPeerChange(_message.Message):
     def __init__(self, transition_id: _Optional[str] = ..., region_id: _Optional[int] = ..., peer: _Optional[_Union[_meta_pb2.Peer, _Mapping]] = ..., removal: bool = ..., target: _Optional[_Union[_meta_pb2.Region, _Mapping]] = ...) -> None: ...
 
 class RootState(_message.Message):
-    __slots__ = ("last", "cluster_epoch", "membership_epoch", "id_fence", "tso_fence", "lease", "stores", "regions", "pending", "sealed")
+    __slots__ = ("last", "cluster_epoch", "membership_epoch", "id_fence", "tso_fence", "lease", "stores", "regions", "pending", "sealed", "finished")
     LAST_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_EPOCH_FIELD_NUMBER: _ClassVar[int]
     MEMBERSHIP_EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -125,6 +161,7 @@ class RootState(_message.Message):
     REGIONS_FIELD_NUMBER: _ClassVar[int]
     PENDING_FIELD_NUMBER: _ClassVar[int]
     SEALED_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
     last: _meta_pb2.RootToken
     cluster_epoch: int
     membership_epoch: int
@@ -135,7 +172,16 @@ class RootState(_message.Message):
     regions: _containers.RepeatedCompositeFieldContainer[_meta_pb2.Region]
     pending: _containers.RepeatedCompositeFieldContainer[PendingPeerChange]
     sealed: RootLease
-    def __init__(self, last: _Optional[_Union[_meta_pb2.RootToken, _Mapping]] = ..., cluster_epoch: _Optional[int] = ..., membership_epoch: _Optional[int] = ..., id_fence: _Optional[int] = ..., tso_fence: _Optional[int] = ..., lease: _Optional[_Union[RootLease, _Mapping]] = ..., stores: _Optional[_Iterable[_Union[_meta_pb2.Store, _Mapping]]] = ..., regions: _Optional[_Iterable[_Union[_meta_pb2.Region, _Mapping]]] = ..., pending: _Optional[_Iterable[_Union[PendingPeerChange, _Mapping]]] = ..., sealed: _Optional[_Union[RootLease, _Mapping]] = ...) -> None: ...
+    finished: _containers.RepeatedCompositeFieldContainer[FinishedTransition]
+    def __init__(self, last: _Optional[_Union[_meta_pb2.RootToken, _Mapping]] = ..., cluster_epoch: _Optional[int] = ..., membership_epoch: _Optional[int] = ..., id_fence: _Optional[int] = ..., tso_fence: _Optional[int] = ..., lease: _Optional[_Union[RootLease, _Mapping]] = ..., stores: _Optional[_Iterable[_Union[_meta_pb2.Store, _Mapping]]] = ..., regions: _Optional[_Iterable[_Union[_meta_pb2.Region, _Mapping]]] = ..., pending: _Optional[_Iterable[_Union[PendingPeerChange, _Mapping]]] = ..., sealed: _Optional[_Union[RootLease, _Mapping]] = ..., finished: _Optional[_Iterable[_Union[FinishedTransition, _Mapping]]] = ...) -> None: ...
+
+class RootCheckpoint(_message.Message):
+    __slots__ = ("state", "events")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    state: RootState
+    events: _containers.RepeatedCompositeFieldContainer[RootEvent]
+    def __init__(self, state: _Optional[_Union[RootState, _Mapping]] = ..., events: _Optional[_Iterable[_Union[RootEvent, _Mapping]]] = ...) -> None: ...
 
 class RootAppendRequest(_message.Message):
     __slots__ = ("events", "expected_revision")
@@ -146,12 +192,14 @@ class RootAppendRequest(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[RootEvent, _Mapping]]] = ..., expected_revision: _Optional[int] = ...) -> None: ...
 
 class RootAppendResponse(_message.Message):
-    __slots__ = ("events", "state")
+    __slots__ = ("events", "state", "already")
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    ALREADY_FIELD_NUMBER: _ClassVar[int]
     events: _containers.RepeatedCompositeFieldContainer[RootEvent]
     state: RootState
-    def __init__(self, events: _Optional[_Iterable[_Union[RootEvent, _Mapping]]] = ..., state: _Optional[_Union[RootState, _Mapping]] = ...) -> None: ...
+    already: bool
+    def __init__(self, events: _Optional[_Iterable[_Union[RootEvent, _Mapping]]] = ..., state: _Optional[_Union[RootState, _Mapping]] = ..., already: bool = ...) -> None: ...
 
 class RootReadRequest(_message.Message):
     __slots__ = ("from_revision", "limit")
@@ -172,10 +220,12 @@ class RootReadResponse(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[RootEvent, _Mapping]]] = ..., last: _Optional[_Union[_meta_pb2.RootToken, _Mapping]] = ..., first_revision: _Optional[int] = ...) -> None: ...
 
 class RootSnapshotRequest(_message.Message):
-    __slots__ = ("linearizable",)
+    __slots__ = ("linearizable", "without_catalog")
     LINEARIZABLE_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_CATALOG_FIELD_NUMBER: _ClassVar[int]
     linearizable: bool
-    def __init__(self, linearizable: bool = ...) -> None: ...
+    without_catalog: bool
+    def __init__(self, linearizable: bool = ..., without_catalog: bool = ...) -> None: ...
 
 class RootSnapshotResponse(_message.Message):
     __slots__ = ("state",)
@@ -190,23 +240,25 @@ class RootTailRequest(_message.Message):
     def __init__(self, from_revision: _Optional[int] = ...) -> None: ...
 
 class RootTailResponse(_message.Message):
-    __slots__ = ("outcome", "events", "state", "last")
+    __slots__ = ("outcome", "events", "state", "last", "more")
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     outcome: str
     events: _containers.RepeatedCompositeFieldContainer[RootEvent]
     state: RootState
     last: _meta_pb2.RootToken
-    def __init__(self, outcome: _Optional[str] = ..., events: _Optional[_Iterable[_Union[RootEvent, _Mapping]]] = ..., state: _Optional[_Union[RootState, _Mapping]] = ..., last: _Optional[_Union[_meta_pb2.RootToken, _Mapping]] = ...) -> None: ...
+    more: bool
+    def __init__(self, outcome: _Optional[str] = ..., events: _Optional[_Iterable[_Union[RootEvent, _Mapping]]] = ..., state: _Optional[_Union[RootState, _Mapping]] = ..., last: _Optional[_Union[_meta_pb2.RootToken, _Mapping]] = ..., more: bool = ...) -> None: ...
 
 class RootStatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class RootStatusResponse(_message.Message):
-    __slots__ = ("node_id", "leader_id", "leader_address", "term", "commit_index", "applied_index", "last", "members")
+    __slots__ = ("node_id", "leader_id", "leader_address", "term", "commit_index", "applied_index", "last", "members", "first_revision")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     LEADER_ID_FIELD_NUMBER: _ClassVar[int]
     LEADER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -215,6 +267,7 @@ class RootStatusResponse(_message.Message):
     APPLIED_INDEX_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_REVISION_FIELD_NUMBER: _ClassVar[int]
     node_id: int
     leader_id: int
     leader_address: str
@@ -223,7 +276,8 @@ class RootStatusResponse(_message.Message):
     applied_index: int
     last: _meta_pb2.RootToken
     members: _containers.RepeatedCompositeFieldContainer[RootMember]
-    def __init__(self, node_id: _Optional[int] = ..., leader_id: _Optional[int] = ..., leader_address: _Optional[str] = ..., term: _Optional[int] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., last: _Optional[_Union[_meta_pb2.RootToken, _Mapping]] = ..., members: _Optional[_Iterable[_Union[RootMember, _Mapping]]] = ...) -> None: ...
+    first_revision: int
+    def __init__(self, node_id: _Optional[int] = ..., leader_id: _Optional[int] = ..., leader_address: _Optional[str] = ..., term: _Optional[int] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., last: _Optional[_Union[_meta_pb2.RootToken, _Mapping]] = ..., members: _Optional[_Iterable[_Union[RootMember, _Mapping]]] = ..., first_revision: _Optional[int] = ...) -> None: ...
 
 class RootMember(_message.Message):
     __slots__ = ("node_id", "address", "voter")
