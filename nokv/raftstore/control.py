@@ -1,0 +1,73 @@
+"""The coordinator as a store sees it: a port with plain values. `nokv.coordinator.client` implements it over gRPC.
+
+Everything here is optional for the data path: a store whose coordinator is gone keeps serving, and what it has to publish
+waits in a visible retry queue (`publisher.py`). All methods are called from the store's event loop. Errors: `Unavailable` (and its
+subclasses) or `RetryError` mean "later"; any other NoKVError means the coordinator refuses for good.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from nokv.region import Peer, Region, Store
+
+__all__ = ["ControlPort", "StoreOperation", "StoreReport", "TopologyEvent"]
+
+
+@dataclass(slots=True)
+class StoreReport:
+    """What a store heartbeat carries: facts of this moment, never truth."""
+
+    store: Store
+    region_count: int = 0
+    leader_count: int = 0
+    used_bytes: int = 0
+    mode: str = "cluster"
+
+
+@dataclass(slots=True)
+class StoreOperation:
+    """What the coordinator asks a store to do. Kinds: transfer-leader."""
+
+    operation_id: int
+    kind: str
+    region_id: int
+    target_peer_id: int
+    deadline_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TopologyEvent:
+    """One rooted event about a region. `transition_id` makes publishing idempotent: the same id twice is one event.
+
+    `kind` is the name of the rooted event: region-bootstrapped, region-published, peer-addition-planned, peer-added,
+    peer-addition-cancelled, peer-removal-planned, peer-removed, peer-removal-cancelled.
+    `region` is the descriptor after the change (for planned: the descriptor that is aimed at).
+    """
+
+    kind: str
+    transition_id: str
+    region: Region
+    peer: Peer | None = None
+
+
+@runtime_checkable
+class ControlPort(Protocol):
+    async def put_store(self, store: Store) -> None:
+        """Register store id -> address (a stable, rooted record). Idempotent."""
+        ...
+
+    async def get_store(self, store_id: int) -> Store | None: ...
+
+    async def store_heartbeat(self, report: StoreReport) -> tuple[int, list[StoreOperation]]:
+        """Returns (a recent timestamp of the TSO or 0, operations to execute)."""
+        ...
+
+    async def region_heartbeat(self, region: Region, leader: Peer, *, term: int, applied_index: int) -> None: ...
+
+    async def publish(self, event: TopologyEvent) -> None:
+        """Append the event to the rooted log. Returns once it is durable there, or was already."""
+        ...
+
+    async def close(self) -> None: ...
