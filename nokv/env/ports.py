@@ -54,10 +54,13 @@ class DirectoryLock(Protocol):
 class Files(Protocol):
     """The file system. Any thread. Errors are OSError with errno and filename set, as the OS raises them.
 
-    `rename` replaces the target atomically; neither it, `remove`, `link` nor `create` is durable before `sync_dir`
-    of the directory returns. `open_log` allocates all blocks before it returns (ENOSPC here, never SIGBUS later);
-    with `recycle` it takes over that old file (renaming it) and zeroes it. `map_file` returns the whole file as a
-    read-only buffer that stays valid until it is garbage, even if the file is removed meanwhile.
+    `rename` replaces the target atomically; neither it, `remove`, `rmdir`, `link` nor `create` is durable before
+    `sync_dir` of the directory returns. `create` replaces an existing name by a new, empty file. `makedirs` is
+    `mkdir -p` and durable when it returns. `open_log` refuses an existing name (FileExistsError), allocates all blocks
+    (ENOSPC here, never SIGBUS later), and its zeroes are durable when it returns (its name is not); with `recycle` it
+    takes over that old file (renaming it) and zeroes it. `remove` is for files, `rmdir` for empty directories;
+    `listdir` returns names in order. `map_file` returns the whole file as a read-only buffer that stays valid until it
+    is garbage, even if the file is removed meanwhile.
     """
 
     def create(self, path: str) -> WritableFile: ...
