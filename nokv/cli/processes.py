@@ -1,0 +1,79 @@
+"""One operating-system process, named by pid *and* start time, so that a signal never reaches a stranger.
+
+A pid alone may belong to someone else by now. Linux: the kernel's start tick and the boot id from /proc, and a pidfd, so that
+nothing can change between the check and the signal. Elsewhere: `ps -o lstart`, checked just before the signal.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+__all__ = ["identify", "is_alive", "send_signal", "wait_gone"]
+
+POLL_S = 0.02
+
+
+def identify(pid: int) -> str:
+    """What, together with `pid`, names one process for ever; "" if there is none, or only its zombie."""
+    if pid <= 0:
+        return ""
+    if sys.platform == "linux":
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+            with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+                boot = file.read().strip()
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+        return "" if fields[0] in (b"Z", b"X") else f"{boot}:{int(fields[19])}"
+    answer = subprocess.run(["ps", "-o", "state=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    state, _, started = answer.stdout.strip().partition(" ")
+    return "" if answer.returncode or state.startswith("Z") else " ".join(started.split())
+
+
+def is_alive(pid: int, identity: str) -> bool:
+    return bool(identity) and identify(pid) == identity
+
+
+def send_signal(pid: int, identity: str, number: int) -> bool:
+    """Send it to exactly that process; False if it is gone (or its pid now belongs to another)."""
+    if hasattr(os, "pidfd_open"):
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return False
+        try:
+            if not is_alive(pid, identity):
+                return False
+            signal.pidfd_send_signal(handle, number)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(handle)
+        return True
+    if not is_alive(pid, identity):
+        return False
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_gone(pid: int, identity: str, timeout_s: float) -> bool:
+    """True as soon as the process is gone; False if it still runs after `timeout_s`. Reaps it if it is our child."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            pass  # not ours to reap
+        if not is_alive(pid, identity):
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL_S)
