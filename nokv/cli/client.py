@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any
 
 from nokv.errors import NoKVError, Unavailable
-from nokv.migrate.client import AdminClient, call, open_channel, region_from_pb
+from nokv.migrate.client import AdminClient, call, open_channel
 from nokv.pb import coordinator_pb2, coordinator_pb2_grpc, meta_pb2, root_pb2, root_pb2_grpc
 from nokv.region import PeerRole, Region
 
@@ -98,7 +98,7 @@ def first_answer(addresses: list[str], ask: Any) -> Any:
 
 
 def probe(role: str, address: str, *, timeout_s: float = 1.0) -> str:
-    """"" if the process is ready for work, else one line that says what it still waits for. Never raises NoKVError."""
+    """ "" if the process is ready for work, else one line that says what it still waits for. Never raises NoKVError."""
     try:
         if role == "meta-root":
             with RootAdmin(address, timeout_s=timeout_s) as root:

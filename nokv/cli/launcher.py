@@ -5,7 +5,8 @@
     DIR/NAME/          the process's own directory          DIR/NAME.log   its stdout and stderr
 
 A process is only ever touched if pid and identity still match what this launcher recorded when it started it.
-Ports are taken below the kernel's ephemeral range, so that no outgoing connection can sit on one when `start` needs it again.
+Ports are taken below the kernel's ephemeral range, so that no outgoing connection can sit on one when `start` needs
+it again.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def free_ports(count: int) -> list[int]:
                 continue
             found.append(port)
     if len(found) < count:
-        raise Unavailable(f"cannot find {count} free loopback ports", hint="stop something: nokv cluster down --dir DIR")
+        raise Unavailable(
+            f"cannot find {count} free loopback ports", hint="stop something: nokv cluster down --dir DIR"
+        )
     return found
 
 
@@ -226,7 +229,9 @@ class LocalCluster:
             )
         record.pid = child.pid
         record.identity = processes.identify(child.pid)
-        child.returncode = 0  # from here on it is watched by pid and identity; silences "still running" at interpreter exit
+        child.returncode = (
+            0  # from here on it is watched by pid and identity; silences "still running" at interpreter exit
+        )
         self.save()
         if wait:
             self.wait_ready([name])
@@ -254,7 +259,9 @@ class LocalCluster:
                 if not waits_for:
                     break
                 if time.monotonic() > deadline:
-                    raise Unavailable(f"{name} is not ready after {timeout_s:g} s: {waits_for}", hint=f"read {record.log}")
+                    raise Unavailable(
+                        f"{name} is not ready after {timeout_s:g} s: {waits_for}", hint=f"read {record.log}"
+                    )
                 time.sleep(POLL_S)
 
     def kill(self, name: str) -> None:

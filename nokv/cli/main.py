@@ -1,7 +1,8 @@
 """The `nokv` command and its manners: lazy subcommands, exit codes, one line what, one line why, one line next.
 
 Exit codes: 0 ok, 1 failed, 2 usage or missing extra, 3 not found, 4 refused by state, 5 unavailable or timeout,
-6 corruption, 130 interrupted. Errors go to stderr; a traceback only with `--debug` (or NOKV_DEBUG=1). SIGPIPE is silent.
+6 corruption, 130 interrupted. Errors go to stderr; a traceback only with `--debug` (or NOKV_DEBUG=1). SIGPIPE is
+silent.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class LazyGroup(click.Group):
     `lazy` maps a name to ("module:attribute", one line of help), so that `nokv --help` and completion import nothing.
     """
 
-    def __init__(self, *args: Any, lazy: dict[str, tuple[str, str]], hidden: tuple[str, ...] = (), **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, lazy: dict[str, tuple[str, str]], hidden: tuple[str, ...] = (), **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.lazy = lazy
         self.hidden_names = hidden
@@ -99,7 +102,8 @@ def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> 
 @click.option("--debug", is_flag=True, envvar="NOKV_DEBUG", help="Show a traceback with an error.")
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show it.")
 def cli(debug: bool) -> None:
-    """NoKV: a storage engine that starts as a Python library and grows into a replicated cluster, in the same directory.
+    """NoKV: a storage engine that starts as a Python library and grows into a replicated cluster, in the same
+    directory.
 
     Data commands work on a directory (--workdir D) or on a cluster (--coordinator ADDR, or --dir of a local cluster).
     """

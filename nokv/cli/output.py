@@ -1,7 +1,8 @@
 """How results are printed: tables for people, JSON and JSON lines for programs.
 
-JSON always carries `schema_version` and `kind`. Bytes are `{"b64": "...", "text": "..."}`; `text` is absent if they are not
-printable UTF-8. Results go to stdout, everything else to stderr. No colour, so NO_COLOR has nothing to turn off.
+JSON always carries `schema_version` and `kind`. Bytes are `{"b64": "...", "text": "..."}`; `text` is absent if they
+are not printable UTF-8. Results go to stdout, everything else to stderr. No colour, so NO_COLOR has nothing to turn
+off.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def json_bytes(value: bytes) -> dict[str, str]:
 
 
 def printable(value: bytes, *, limit: int = 0) -> str:
-    """`value` as text if that is printable, else 0x...; at most `limit` characters if that is not 0. Never a raw escape."""
+    """`value` as text if that is printable, else 0x...; at most `limit` characters if that is not 0. Never a raw
+    escape.
+    """
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError:

@@ -1,7 +1,8 @@
 """One operating-system process, named by pid *and* start time, so that a signal never reaches a stranger.
 
-A pid alone may belong to someone else by now. Linux: the kernel's start tick and the boot id from /proc, and a pidfd, so that
-nothing can change between the check and the signal. Elsewhere: `ps -o lstart`, checked just before the signal.
+A pid alone may belong to someone else by now. Linux: the kernel's start tick and the boot id from /proc, and a pidfd,
+so that nothing can change between the check and the signal. Elsewhere: `ps -o lstart`, checked just before the
+signal.
 """
 
 from __future__ import annotations

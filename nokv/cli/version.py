@@ -30,7 +30,16 @@ def nokv_version() -> str:
 def version(output: str) -> None:
     """Versions of NoKV and what it runs on."""
     packages = {}
-    for name in ("zstandard", "grpcio", "protobuf", "click", "msgspec", "prometheus-client", "prompt-toolkit", "pygments"):
+    for name in (
+        "zstandard",
+        "grpcio",
+        "protobuf",
+        "click",
+        "msgspec",
+        "prometheus-client",
+        "prompt-toolkit",
+        "pygments",
+    ):
         try:
             packages[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -93,7 +93,9 @@ def decode_checkpoint(data: bytes, path: str) -> Checkpoint:
     """Corruption naming `path` and the field, for anything that `encode_checkpoint` did not write."""
     hint = f"move {path} away and run `nokv migrate status`: the mode file stays the truth"
     if len(data) > SIZE_MAX:
-        raise Corruption("checkpoint is too large", path=path, expected=f"<= {SIZE_MAX} bytes", found=len(data), hint=hint)
+        raise Corruption(
+            "checkpoint is too large", path=path, expected=f"<= {SIZE_MAX} bytes", found=len(data), hint=hint
+        )
     try:
         document = json.loads(data)
         found_format = document["format"]
@@ -115,7 +117,9 @@ def _from_body(body: dict[str, Any], path: str, hint: str) -> Checkpoint:
     def take(cls: type, source: dict[str, Any], kinds: dict[str, type]) -> dict[str, Any]:
         wanted = {f.name for f in fields(cls)}
         if set(source) != wanted:
-            raise Corruption(f"fields of {cls.__name__}", path=path, expected=sorted(wanted), found=sorted(source), hint=hint)
+            raise Corruption(
+                f"fields of {cls.__name__}", path=path, expected=sorted(wanted), found=sorted(source), hint=hint
+            )
         for name, kind in kinds.items():
             if type(source[name]) is not kind or (kind is int and not 0 <= source[name] < 1 << 64):
                 raise Corruption(f"field {name}", path=path, expected=kind.__name__, found=source[name], hint=hint)

@@ -1,7 +1,8 @@
 """A small synchronous client of a store's admin service, for operator commands. One thread at a time.
 
-Turns protobuf into plain values and gRPC failures into `nokv.errors`: trailers `nokv-error` and `nokv-leader` first, then the
-status code. It never retries: the verbs decide that, because each of their steps is safe to repeat and says so.
+Turns protobuf into plain values and gRPC failures into `nokv.errors`: trailers `nokv-error` and `nokv-leader` first,
+then the status code. It never retries: the verbs decide that, because each of their steps is safe to repeat and says
+so.
 """
 
 from __future__ import annotations
@@ -70,9 +71,13 @@ def _translate(error: grpc.RpcError, address: str, what: str, timeout_s: float) 
     if trailers.get("nokv-error") == "not-leader":
         return NotLeader(f"{what} at {address}: {details}", address=str(trailers.get("nokv-leader", "")))
     if code is grpc.StatusCode.UNAVAILABLE:
-        return Unavailable(f"no {what} answers at {address}: {details}", hint=f"check that the {what} runs and the address")
+        return Unavailable(
+            f"no {what} answers at {address}: {details}", hint=f"check that the {what} runs and the address"
+        )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return DeadlineExceeded(f"{what} at {address} did not answer within {timeout_s:g} s", hint=f"read the {what}'s log")
+        return DeadlineExceeded(
+            f"{what} at {address} did not answer within {timeout_s:g} s", hint=f"read the {what}'s log"
+        )
     if code is grpc.StatusCode.DATA_LOSS:
         return Corruption(f"{what} at {address}: {details}")
     return _BY_CODE.get(code, NoKVError)(f"{what} at {address}: {details}")

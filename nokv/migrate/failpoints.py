@@ -1,7 +1,8 @@
 """Where a test may stop a migration: a port that every step passes through. Production passes `NO_FAILPOINTS`.
 
-`parse_failpoints` understands what the command line reads from NOKV_FAILPOINT: `name:kill` or `name:error`, separated by
-commas. Names are the milestones and stages of `checkpoint.py`, with `before-` in front for the moment before it is written.
+`parse_failpoints` understands what the command line reads from NOKV_FAILPOINT: `name:kill` or `name:error`, separated
+by commas. Names are the milestones and stages of `checkpoint.py`, with `before-` in front for the moment before it is
+written.
 """
 
 from __future__ import annotations
