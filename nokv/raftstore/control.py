@@ -1,8 +1,8 @@
 """The coordinator as a store sees it: a port with plain values. `nokv.coordinator.client` implements it over gRPC.
 
-Everything here is optional for the data path: a store whose coordinator is gone keeps serving, and what it has to publish
-waits in a visible retry queue (`publisher.py`). All methods are called from the store's event loop. Errors: `Unavailable` (and its
-subclasses) or `RetryError` mean "later"; any other NoKVError means the coordinator refuses for good.
+Everything here is optional for the data path: a store whose coordinator is gone keeps serving, and what it has to
+publish waits in a visible retry queue (`publisher.py`). All methods are called from the store's event loop. Errors:
+`Unavailable` (and its subclasses) or `RetryError` mean "later"; any other NoKVError: the coordinator refuses for good.
 """
 
 from __future__ import annotations
