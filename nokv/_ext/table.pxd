@@ -1,0 +1,52 @@
+"""A sorted string table (docs/formats/sst.md): reading and building.
+
+An open Table never changes and may be used by any thread. Functions that may have to decode a zstd block take the GIL for
+the time of the decoding: never call them while holding a lock that a GIL holder may wait for.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from nokv._ext.blockcache cimport BlockCache, CacheData, CachedBlock
+from nokv._ext.cursor cimport Cursor, Slice
+
+cdef struct IndexEntry:
+    Slice key                           # internal key >= every key of the block and < every key of the next one
+    uint64_t offset
+    uint32_t stored_size                # without the trailer
+
+cdef struct TableData:
+    const uint8_t* base
+    size_t size
+    IndexEntry* index
+    uint32_t blocks
+    uint8_t* verified                   # one byte per block: its checksum was right once
+    const uint8_t* filter
+    uint64_t filter_lines
+    Slice smallest                      # family || user key
+    Slice largest
+    bint has_global_sequence
+    uint64_t global_sequence
+    CacheData* cache
+    uint64_t cache_id
+    int64_t error_offset                # of the first damage found, -1 if none
+    const char* error_reason
+
+# Newest entry of `prefix` (family || user key) with a sequence <= `sequence`: 1 found, 0 absent, < 0 CursorStatus.
+# `hash` is filter_hash(prefix). If *pin comes back not NULL, `value` points into it: release_block(pin) when done; else
+# `value` is valid as long as the table.
+cdef int table_get(TableData* t, const uint8_t* prefix, size_t size, uint64_t hash, uint64_t sequence,
+                   Slice* value, int* kind, CachedBlock** pin) noexcept nogil
+cdef Cursor* table_cursor(TableData* t) noexcept nogil          # NULL: no memory
+cdef void table_cursor_reset(Cursor* c, TableData* t) noexcept nogil    # walk another table with the same cursor
+cdef uint64_t filter_hash(const uint8_t* p, size_t n) noexcept nogil
+
+cdef class Table:
+    cdef TableData t
+    cdef Py_buffer view
+    cdef bint has_view
+    cdef readonly str path
+    cdef readonly object meta           # manifest.edit.FileMeta, or None
+    cdef readonly dict properties
+    cdef BlockCache cache
+    cdef object __weakref__
+    cpdef raise_status(self, int status)

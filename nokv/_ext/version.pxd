@@ -1,0 +1,25 @@
+"""An immutable set of tables by level: level 0 newest first (ranges overlap), the others sorted and disjoint."""
+
+from libc.stdint cimport uint8_t, uint64_t
+
+from nokv._ext.blockcache cimport CachedBlock
+from nokv._ext.cursor cimport Cursor, Slice
+from nokv._ext.table cimport TableData
+
+cdef struct Level:
+    TableData** tables
+    int count
+
+cdef class Version:
+    cdef readonly tuple levels          # of tuples of Table
+    cdef Level* data
+    cdef int level_count
+
+    # Newest entry of `prefix` (family || user key) with a sequence <= `sequence`: 1 found (look at *kind: it may be a delete),
+    # 0 absent, < 0 a CursorStatus: then call raise_status(it). If *pin comes back not NULL, `value` points into it and
+    # the caller owes one release_block(pin) (blockcache.pxd); else `value` is valid as long as this Version.
+    cdef int get(self, const uint8_t* prefix, size_t prefix_size, uint64_t sequence, Slice* value, int* kind,
+                 CachedBlock** pin) noexcept nogil
+    cdef int cursor_count(self) noexcept nogil                          # how many cursors add_cursors makes
+    cdef int add_cursors(self, Cursor** out, int max) noexcept nogil    # how many, or < 0 a CursorStatus (none made then)
+    cpdef raise_status(self, int status)                                # Corruption with file and offset, MemoryError, ...
