@@ -1,0 +1,31 @@
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+cdef enum:
+    RECORD_HEADER_SIZE = 16
+    RECORD_ALIGN = 16
+    SEGMENT_DATA_START = 64         # the first record after the segment's own header record
+    RECORD_BATCH = 1
+    RECORD_SEGMENT = 2
+    RECORD_SYNCED = 3
+
+cdef class SegmentWriter:
+    cdef readonly object file
+    cdef readonly uint64_t number
+    cdef readonly uint64_t capacity
+    cdef readonly uint64_t end      # where the next record goes, a multiple of RECORD_ALIGN
+    cdef uint64_t limit             # capacity, or 0 once sealed
+    cdef uint8_t* base              # NULL: the file is not mapped and every append goes through file.write
+    cdef object map
+    cdef Py_ssize_t exports
+    cdef bint has_room(self, uint64_t payload_size) noexcept nogil
+    cdef uint8_t* reserve(self) noexcept nogil
+    cdef int64_t commit(self, int record_type, uint64_t payload_size) noexcept nogil
+    cdef int64_t append_mapped(self, int record_type, const uint8_t* payload, uint64_t payload_size) noexcept nogil
+    cdef int64_t append_written(self, int record_type, const uint8_t* payload, uint64_t payload_size) except -1
+
+cdef class WalCore:
+    cdef public SegmentWriter active
+    cdef public uint64_t appended   # records appended since open, marks not counted: what sync() covers
+    cdef public uint64_t appended_bytes
+    cdef public uint64_t soft_limit # past this offset of the active segment the owner is told to prepare the next one
+    cdef public object failure      # why nothing may be appended or synced any more, or None

@@ -1,0 +1,356 @@
+"""The write-ahead log that the engine and the raft log share.
+
+    append  -> the record survives kill -9 when it returns (a store into a mapped segment; no system call)
+    sync    -> everything appended before the call survives power loss when it returns; concurrent callers share one fdatasync
+    retain  -> a segment goes only when every registered retainer is past it
+
+States: open -> failed (a sync failed: nothing is appended or synced any more, ReadOnly) -> closed.
+Threads: any. `append` of a mapped log needs no lock (the GIL is held from the check for room to the new end); rotation, retention
+and the unmapped path hold `_lock`; the sync leader holds no lock while it waits for the disk.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from nokv._ext.wal import DATA_START, HEADER_SIZE, PAYLOAD_BYTES_MAX, TYPE_SEGMENT, TYPE_SYNCED
+from nokv._ext.wal import SegmentReader, SegmentWriter, WalCore
+from nokv.engine.wal.recovery import (
+    FREE_SUFFIX,
+    SegmentInfo,
+    encode_segment_header,
+    recover,
+    segment_name,
+)
+from nokv.env.ports import Files
+from nokv.errors import Closed, Corruption, InvariantError, ReadOnly, UsageError
+
+__all__ = ["LogPosition", "Wal"]
+
+SEGMENT_BYTES_MIN = 1024
+FIRST_SEGMENT_BYTES = 1 << 20  # a log starts small and grows to segment_bytes: an empty directory stays cheap
+GROWTH = 4
+FREE_SEGMENTS_MAX = 1
+PAGE = 4096
+REPLAY_CHUNK = 256
+
+_SYNCED = struct.Struct("<QQ")
+
+
+class LogPosition(NamedTuple):
+    segment: int
+    offset: int
+
+
+class Wal(WalCore):
+    """One directory of segments. `retainers` must each call `retain` before anything is freed."""
+
+    def __init__(
+        self,
+        files: Files,
+        directory: str,
+        segment_bytes: int = 64 << 20,
+        retainers: Iterable[str] = (),
+    ) -> None:
+        if segment_bytes < SEGMENT_BYTES_MIN:
+            raise UsageError(
+                f"wal segments of {segment_bytes} bytes are too small", hint=f"at least {SEGMENT_BYTES_MIN}"
+            )
+        self._files = files
+        self._directory = directory
+        self._segment_bytes = segment_bytes
+        self._lock = threading.RLock()
+        self._sync_turn = threading.Condition(threading.Lock())
+        self._syncing = False
+        self._synced = 0  # value of `appended` that the last sync covered
+        self._sync_count = 0
+        self._unsynced: list[SegmentWriter] = []  # rotated away, not synced yet, oldest first
+        self._retained: dict[str, int | None] = dict.fromkeys(retainers, 0)  # 0: unknown, keeps everything
+        self._spare: SegmentWriter | None = None
+        self._free: list[str] = []
+        self._closed = False
+        self._rotations = 0
+        self._freed = 0
+        self._recycled = 0
+
+        if not files.exists(directory):
+            files.makedirs(directory)
+            parent = directory.rstrip("/").rpartition("/")[0]
+            files.sync_dir(parent or ".")
+        log = recover(files, directory)
+        self.recovered_cut_bytes = log.cut_bytes
+        self._segments: list[SegmentInfo] = log.segments
+        self._highest = log.highest_number
+        previous = log.segments[-1] if log.segments else None
+        # What a killed process left in the page cache has been read and will be built upon: make it durable before that.
+        for info in log.segments:
+            files.sync_file(info.path)
+        self._switch(self._create(min(segment_bytes, FIRST_SEGMENT_BYTES)), previous)
+        # The new segment's link is what puts the leftovers outside the log: it must be durable before they go.
+        self.sync()
+        oldest = self._segments[0].number
+        self._older = [
+            (number, path) for number, path in log.leftovers if number < oldest
+        ]  # go when `retain` passes them
+        for number, path in log.leftovers:
+            if number > oldest:
+                files.remove(path)
+        for name in files.listdir(directory):
+            if name.endswith(FREE_SUFFIX):
+                files.remove(f"{directory}/{name}")
+
+    # -- appending ----------------------------------------------------------------------------------------------------
+    def append(self, record_type: int, payload: bytes) -> LogPosition:
+        if not 0 < record_type < 256:
+            raise UsageError(f"record type {record_type} is out of range", hint="1..255; 16 and up are free for others")
+        while True:
+            writer = self.active
+            if self.failure is None and writer is not None and writer.mapped:
+                offset = writer.try_append(record_type, payload)
+                if offset >= 0:
+                    self.appended += 1
+                    self.appended_bytes += len(payload)
+                    return LogPosition(writer.number, offset)
+            with self._lock:
+                self.make_room(len(payload))
+                writer = self.active
+                assert writer is not None
+                if not writer.mapped:
+                    position = LogPosition(writer.number, writer.append(record_type, payload))
+                    self.appended += 1
+                    self.appended_bytes += len(payload)
+                    return position
+
+    def append_many(self, records: Sequence[tuple[int, bytes]]) -> list[LogPosition]:
+        """Append in order. Not atomic: a crash may keep a prefix."""
+        return [self.append(record_type, payload) for record_type, payload in records]
+
+    def make_room(self, payload_size: int) -> None:
+        """Rotate until the active segment takes a payload of this size. Raises if nothing may be written."""
+        with self._lock:
+            self._check_usable()
+            if payload_size > PAYLOAD_BYTES_MAX:
+                raise UsageError(
+                    f"a WAL record of {payload_size} bytes is too large", hint=f"at most {PAYLOAD_BYTES_MAX}"
+                )
+            assert self.active is not None
+            if self.active.fits(payload_size):
+                return
+            spare, self._spare = self._spare, None
+            if spare is not None and spare.capacity < DATA_START + HEADER_SIZE + payload_size:
+                spare.close()
+                self._files.remove(f"{self._directory}/{segment_name(spare.number)}")
+                spare = None
+            current = self._segments[-1]
+            if spare is None:
+                spare = self._create(self._next_capacity(payload_size))
+            self.active.seal()
+            current.end = self.active.end
+            self._unsynced.append(self.active)
+            self._switch(spare, current)
+            self._rotations += 1
+
+    def prepare(self) -> None:
+        """Make the next segment ready, so that the append that needs it does not wait. A background step may call this."""
+        with self._lock:
+            if self._closed or self.failure is not None or self._spare is not None:
+                return
+            self._spare = self._create(self._next_capacity(0))
+
+    def _next_capacity(self, payload_size: int) -> int:
+        full = self._segments[-1].capacity * GROWTH if self._segments else FIRST_SEGMENT_BYTES
+        capacity = min(self._segment_bytes, max(full, FIRST_SEGMENT_BYTES))
+        need = DATA_START + HEADER_SIZE + payload_size
+        return capacity if need <= capacity else (need + PAGE - 1) // PAGE * PAGE
+
+    def _create(self, capacity: int) -> SegmentWriter:
+        number = self._highest + 1
+        recycle = None
+        if capacity == self._segment_bytes and self._free:
+            recycle = self._free.pop()
+            self._recycled += 1
+        path = f"{self._directory}/{segment_name(number)}"
+        file = self._files.open_log(path, capacity, recycle=recycle)
+        self._highest = number
+        self._files.sync_dir(self._directory)
+        return SegmentWriter(file, number)
+
+    def _switch(self, writer: SegmentWriter, previous: SegmentInfo | None) -> None:
+        """Make `writer` the active segment. Its header record links it to the one before, whose `end` is final."""
+        number, end = (previous.number, previous.end) if previous is not None else (0, 0)
+        info = SegmentInfo(
+            writer.number, f"{self._directory}/{segment_name(writer.number)}", writer.capacity, number, end
+        )
+        start = writer.append(TYPE_SEGMENT, encode_segment_header(writer.capacity, number, end))
+        if start != 0 or writer.end != DATA_START:
+            raise InvariantError(f"segment {writer.number} does not start with its header")
+        self._segments.append(info)
+        self.soft_limit = writer.capacity // 2
+        self.active = writer
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise Closed("the WAL is closed")
+        if self.failure is not None:
+            raise ReadOnly(f"the WAL is read-only: {self.failure}", cause=str(self.failure), hint="close and reopen")
+
+    # -- durability ---------------------------------------------------------------------------------------------------
+    def sync(self) -> None:
+        """Everything appended before this call is on disk when it returns. Waiting callers share the next fdatasync."""
+        target = self.appended
+        with self._sync_turn:
+            while True:
+                self._check_usable()
+                if self._synced >= target and self._sync_count:
+                    return
+                if not self._syncing:
+                    self._syncing = True
+                    break
+                self._sync_turn.wait()
+        covered = -1
+        try:
+            covered = self._sync_now()
+        except OSError as error:
+            self.failure = f"sync failed: {error}"
+            raise ReadOnly(
+                f"the WAL is read-only: {self.failure}", cause=str(error), hint="close and reopen"
+            ) from error
+        finally:
+            with self._sync_turn:
+                self._syncing = False
+                if covered >= 0:
+                    self._synced = covered
+                    self._sync_count += 1
+                self._sync_turn.notify_all()
+
+    def _sync_now(self) -> int:
+        with self._lock:
+            covered = self.appended
+            older = list(self._unsynced)
+            active = self.active
+            assert active is not None
+            through = (active.number, active.end)
+        for writer in older:
+            writer.file.sync()
+        active.file.sync()
+        with self._lock:
+            for writer in older:
+                self._unsynced.remove(writer)
+                writer.close()
+            # The mark lets recovery tell bit rot from a torn tail. It needs no sync of its own, and no room is made for it.
+            mark = _SYNCED.pack(*through)
+            if self.active is not None and self.active.fits(len(mark)):
+                self.active.append(TYPE_SYNCED, mark)
+        return covered
+
+    # -- reading back -------------------------------------------------------------------------------------------------
+    def replay(self, types: set[int] | None) -> Iterator[tuple[LogPosition, int, bytes]]:
+        """Records of these types over all live segments, oldest first, up to what was appended when the call was made."""
+        with self._lock:
+            if self._closed:
+                raise Closed("the WAL is closed")
+            assert self.active is not None
+            self._segments[-1].end = self.active.end
+            plan = [(info.number, info.path, info.end) for info in self._segments]
+        return self._replay(types, plan)
+
+    def _replay(
+        self, types: set[int] | None, plan: list[tuple[int, str, int]]
+    ) -> Iterator[tuple[LogPosition, int, bytes]]:
+        for number, path, end in plan:
+            reader = SegmentReader(self._files.map_file(path), number, DATA_START)
+            while reader.offset < end:
+                found = reader.records(types, end, REPLAY_CHUNK)
+                for offset, record_type, payload in found:
+                    yield LogPosition(number, offset), record_type, payload
+                if reader.offset < end and len(found) < REPLAY_CHUNK:
+                    expected, actual = reader.checksums() if reader.state().startswith("bad") else (None, None)
+                    raise Corruption(
+                        f"record changed since the log was opened ({reader.state()})",
+                        path=path,
+                        offset=reader.offset,
+                        expected=expected,
+                        found=actual,
+                    )
+
+    # -- retention ----------------------------------------------------------------------------------------------------
+    def retain(self, name: str, oldest_segment_needed: int | None) -> None:
+        """`name` needs this segment and all later ones; None: needs nothing. Frees what nobody needs any more."""
+        with self._lock:
+            if self._closed:
+                raise Closed("the WAL is closed")
+            self._retained[name] = oldest_segment_needed
+            assert self.active is not None
+            floor = min([self.active.number] + [needed for needed in self._retained.values() if needed is not None])
+            unsynced = {writer.number for writer in self._unsynced}
+            while self._segments[0].number < floor and self._segments[0].number not in unsynced:
+                self._release(self._segments.pop(0))
+            for item in [item for item in self._older if item[0] < floor]:
+                self._files.remove(item[1])
+                self._older.remove(item)
+
+    def _release(self, info: SegmentInfo) -> None:
+        # Not synced: a name that comes back after power loss is outside the chain, or still a valid part of it.
+        self._freed += 1
+        if info.capacity == self._segment_bytes and len(self._free) < FREE_SEGMENTS_MAX:
+            target = info.path.removesuffix(".wal") + FREE_SUFFIX
+            self._files.rename(info.path, target)
+            self._free.append(target)
+        else:
+            self._files.remove(info.path)
+
+    def segments(self) -> list[int]:
+        with self._lock:
+            return [info.number for info in self._segments]
+
+    @property
+    def active_segment(self) -> int:
+        assert self.active is not None
+        return self.active.number
+
+    @property
+    def retainers(self) -> dict[str, int | None]:
+        with self._lock:
+            return dict(self._retained)
+
+    def stats(self) -> dict[str, int]:
+        with self._lock:
+            return {
+                "segments": len(self._segments),
+                "active_segment": self._segments[-1].number,
+                "bytes": sum(info.capacity for info in self._segments),
+                "appended_records": self.appended,
+                "appended_bytes": self.appended_bytes,
+                "syncs": self._sync_count,
+                "rotations": self._rotations,
+                "freed": self._freed,
+                "recycled": self._recycled,
+                "unsynced_records": self.appended - self._synced,
+            }
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+    def close(self, *, sync: bool = True) -> None:
+        """Sync (unless the log has failed) and let go of the files. A second call does nothing."""
+        with self._lock:
+            if self._closed:
+                return
+        try:
+            if sync and self.failure is None:
+                self.sync()
+        finally:
+            with self._sync_turn:
+                self._closed = True
+                self._sync_turn.wait_for(lambda: not self._syncing)
+            with self._lock:
+                self.soft_limit = 0
+                writers = [*self._unsynced, *([self.active] if self.active is not None else [])]
+                if self._spare is not None:
+                    writers.append(self._spare)
+                self.active = None
+                self._spare = None
+                self._unsynced = []
+                for writer in writers:
+                    writer.close()

@@ -1,0 +1,69 @@
+"""Background steps on a thread of their own: the real `Executor`."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from nokv.errors import Closed
+
+__all__ = ["ThreadExecutor"]
+
+
+class ThreadExecutor:
+    """`nokv.env.Executor` on one daemon thread, started at the first step. Steps run in order, never two at a time.
+
+    The queue has no bound of its own: its users submit at most a few steps at a time (the engine: one per kind of work).
+    """
+
+    def __init__(self, name: str = "nokv-background") -> None:
+        self._name = name
+        self._steps: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._running = 0  # steps taken off the queue and not finished: 0 or 1
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def submit(self, step: Callable[[], None]) -> None:
+        with self._changed:
+            if self._closed:
+                raise Closed("the executor is closed")
+            self._steps.append(step)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def drain(self) -> None:
+        """Wait until nothing is queued or running. Not from inside a step: it would wait for itself."""
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("drain() inside a background step would wait for itself")
+        with self._changed:
+            self._changed.wait_for(lambda: not self._steps and not self._running)
+
+    def close(self) -> None:
+        """Drop what is queued, wait for the running step, end the thread."""
+        with self._changed:
+            self._closed = True
+            self._steps.clear()
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._steps or self._closed)
+                if self._closed:
+                    return
+                step = self._steps.popleft()
+                self._running = 1
+            try:
+                step()
+            finally:
+                del step
+                with self._changed:
+                    self._running = 0
+                    self._changed.notify_all()

@@ -1,0 +1,222 @@
+"""The operating system's files, behind the `Files` port.
+
+Rules the rest of the engine relies on:
+- `open_log` allocates every block before it maps them, so a full disk is ENOSPC there and never SIGBUS in a put. A store into the
+  map survives `kill -9` (the page cache belongs to the kernel); `sync` is one fdatasync.
+- A directory lock is a `flock` on an open file description: a second opener fails, in the same process too, and the kernel drops it
+  when the process dies. No file is ever removed to unlock.
+- macOS: fdatasync does not reach the platter, F_FULLFSYNC does.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import sys
+
+from nokv.env.ports import Buffer
+
+__all__ = ["FileLock", "MappedLogFile", "OsFiles", "OsWritableFile"]
+
+ZERO_CHUNK_BYTES = 1 << 20
+WRITE_MAX_BYTES = 1 << 30  # Linux moves at most 2 GiB - 4 KiB in one write
+_DARWIN = sys.platform == "darwin"
+
+
+def _sync_data(fd: int) -> None:
+    if _DARWIN:
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined,unused-ignore]
+    else:
+        os.fdatasync(fd)
+
+
+def _write_all(fd: int, data: Buffer) -> int:
+    view = memoryview(data).cast("B")
+    done = 0
+    while done < len(view):
+        done += os.write(fd, view[done : done + WRITE_MAX_BYTES])
+    return done
+
+
+def _allocate(fd: int, capacity: int) -> None:
+    """Real blocks for the whole file. Where the file system cannot reserve, writing zeros does."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, capacity)
+    else:  # macOS
+        os.ftruncate(fd, capacity)
+
+
+def _zero(fd: int, capacity: int) -> None:
+    """Write zeros over the whole file: afterwards a sync of a record has no extent to convert and no size to journal."""
+    zeros = memoryview(bytes(min(ZERO_CHUNK_BYTES, capacity)))
+    offset = 0
+    while offset < capacity:
+        offset += os.pwrite(fd, zeros[: capacity - offset], offset)
+
+
+class OsWritableFile:
+    """A new file, written from front to back."""
+
+    __slots__ = ("_fd", "path")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+    def write(self, data: Buffer, /) -> int:
+        return _write_all(self._fd, data)
+
+    def sync(self) -> None:
+        _sync_data(self._fd)
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            self.close()
+
+
+class MappedLogFile:
+    """A preallocated file mapped for writing. `map` is what compiled writers store through."""
+
+    __slots__ = ("_fd", "capacity", "map", "path")
+
+    def __init__(self, path: str, fd: int, capacity: int) -> None:
+        self.path = path
+        self.capacity = capacity
+        self._fd = fd
+        self.map = mmap.mmap(fd, capacity, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+
+    def write(self, offset: int, data: Buffer, /) -> None:
+        view = memoryview(data).cast("B")
+        self.map[offset : offset + len(view)] = view
+
+    def sync(self) -> None:
+        if _DARWIN:
+            self.map.flush()
+        _sync_data(self._fd)
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            self.map.close()
+            os.close(fd)
+
+
+class FileLock:
+    """A held lock. `abandon` is for a forked child: it gives up its copy and leaves the parent's lock in place."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def release(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            os.close(fd)
+
+    def abandon(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class OsFiles:
+    """`nokv.env.Files` over the operating system."""
+
+    __slots__ = ()
+
+    def create(self, path: str) -> OsWritableFile:
+        return OsWritableFile(path)
+
+    def open_log(self, path: str, capacity: int, *, recycle: str | None = None) -> MappedLogFile:
+        if recycle is not None:
+            os.rename(recycle, path)
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        else:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            if os.fstat(fd).st_size != capacity:
+                os.ftruncate(fd, 0)
+                _allocate(fd, capacity)
+            _zero(fd, capacity)
+            if recycle is not None:
+                _sync_data(fd)  # or power loss could bring back records of the file's former life
+            return MappedLogFile(path, fd, capacity)
+        except BaseException:
+            os.close(fd)
+            if recycle is None:
+                os.unlink(path)
+            raise
+
+    def map_file(self, path: str) -> Buffer:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(fd).st_size
+            if size == 0:
+                return b""
+            return memoryview(mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ))
+        finally:
+            os.close(fd)
+
+    def read_file(self, path: str) -> bytes:
+        with open(path, "rb") as file:
+            return file.read()
+
+    def listdir(self, path: str) -> list[str]:
+        return sorted(os.listdir(path))
+
+    def exists(self, path: str) -> bool:
+        return os.path.lexists(path)
+
+    def size(self, path: str) -> int:
+        return os.stat(path).st_size
+
+    def makedirs(self, path: str) -> None:
+        os.makedirs(path, exist_ok=True)
+
+    def rename(self, source: str, target: str) -> None:
+        os.replace(source, target)
+
+    def remove(self, path: str) -> None:
+        os.unlink(path)
+
+    def rmdir(self, path: str) -> None:
+        os.rmdir(path)
+
+    def link(self, source: str, target: str) -> None:
+        os.link(source, target)
+
+    def sync_dir(self, path: str) -> None:
+        fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot sync a directory
+                raise
+        finally:
+            os.close(fd)
+
+    def sync_file(self, path: str) -> None:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            _sync_data(fd)
+        finally:
+            os.close(fd)
+
+    def lock(self, path: str, *, shared: bool = False) -> FileLock:
+        flags = os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT
+        fd = os.open(path, flags | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(fd)
+            raise
+        return FileLock(fd)
