@@ -10,6 +10,7 @@ Rules the rest of the engine relies on:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -63,6 +64,9 @@ class OsWritableFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._fd = -1
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # a leftover of the same name: whoever still maps it keeps what it maps
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
     def write(self, data: Buffer, /) -> int:
@@ -147,13 +151,12 @@ class OsFiles:
                 os.ftruncate(fd, 0)
                 _allocate(fd, capacity)
             _zero(fd, capacity)
-            if recycle is not None:
-                _sync_data(fd)  # or power loss could bring back records of the file's former life
+            os.fsync(fd)  # or power loss could bring back records of the file's former life
             return MappedLogFile(path, fd, capacity)
         except BaseException:
             os.close(fd)
             if recycle is None:
-                os.unlink(path)
+                os.unlink(path)  # half made and never used
             raise
 
     def map_file(self, path: str) -> Buffer:
@@ -180,7 +183,14 @@ class OsFiles:
         return os.stat(path).st_size
 
     def makedirs(self, path: str) -> None:
-        os.makedirs(path, exist_ok=True)
+        missing = []
+        while path and not os.path.isdir(path):
+            missing.append(path)
+            path = os.path.dirname(path)
+        for folder in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder)
+            self.sync_dir(os.path.dirname(folder))
 
     def rename(self, source: str, target: str) -> None:
         os.replace(source, target)

@@ -288,6 +288,10 @@ class CrashFiles:
             self._begin("sync_dir", path)
             _sync_directory(self._directory(path), set())
 
+    def sync_file(self, path: str) -> None:
+        with self._mutex:
+            self._sync(path, self._inode(path))
+
     def lock(self, path: str, *, shared: bool = False) -> DirectoryLock:
         with self._mutex:
             self._check_alive()
@@ -702,6 +706,10 @@ class FaultFiles:
     def sync_dir(self, path: str) -> None:
         if self._strike("sync_dir", path) is None:
             self.inner.sync_dir(path)
+
+    def sync_file(self, path: str) -> None:
+        if self._strike("sync", path) is None:
+            self.inner.sync_file(path)
 
     def lock(self, path: str, *, shared: bool = False) -> DirectoryLock:
         self._strike("lock", path)

@@ -78,8 +78,6 @@ class Wal(WalCore):
 
         if not files.exists(directory):
             files.makedirs(directory)
-            parent = directory.rstrip("/").rpartition("/")[0]
-            files.sync_dir(parent or ".")
         log = recover(files, directory)
         self.recovered_cut_bytes = log.cut_bytes
         self._segments: list[SegmentInfo] = log.segments

@@ -81,12 +81,12 @@ def decode_segment_header(path: str, payload: bytes) -> tuple[int, int, int]:
 
 
 def _read_info(number: int, path: str, data: Buffer) -> SegmentInfo | None:
-    """The segment's header, or None if none was ever written (a file prepared and not yet used, or lost to a power failure)."""
+    """The segment's header; None if none was written whole: a file prepared and not used, or hit by a crash at once."""
     reader = SegmentReader(data, number)
     state = reader.state()
-    if state == "end":
-        return None
     if state != "record":
+        if state == "end" or reader.evidence(0)[0] == 0:
+            return None
         expected, found = reader.checksums()
         raise Corruption("segment header is damaged", path=path, offset=0, expected=expected, found=found)
     ((_, record_type, payload),) = reader.records(None, 1, 1)
