@@ -1,0 +1,258 @@
+"""`nokv cluster up | status | kill | start | down`: a local cluster of real processes."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nokv.cli.launcher import LocalCluster
+from nokv.cli.main import LazyGroup
+from nokv.cli.output import emit, note, output_option, printable, table
+from nokv.errors import NoKVError, UsageError
+
+__all__ = ["cluster", "cluster_status", "status_text"]
+
+COMMANDS = {
+    "up": ("nokv.cli.cluster:up", "Start a cluster in DIR, or what is missing of the one that is there."),
+    "status": ("nokv.cli.cluster:status", "Processes, leaders, lease holder, regions."),
+    "kill": ("nokv.cli.cluster:kill", "kill -9 one process."),
+    "start": ("nokv.cli.cluster:start", "Start one process again, on the same ports."),
+    "down": ("nokv.cli.cluster:down", "Stop every process in order."),
+}
+dir_option = click.option("--dir", "directory", required=True, type=click.Path(), help="The cluster's directory.")
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS)
+def cluster() -> None:
+    """A local cluster of real processes, named meta-root-1, coordinator-1, store-1, ...
+
+    Only processes that `up` or `start` started are ever touched.
+    """
+
+
+@click.command()
+@dir_option
+@click.option("--meta-roots", type=int, default=3, show_default=True, help="1, 3 or 5.")
+@click.option("--coordinators", type=int, default=1, show_default=True)
+@click.option("--stores", type=int, default=3, show_default=True, help="0 is allowed.")
+@click.option("--seed", type=click.Path(), help="Serve this promoted directory as store-1.")
+@click.option("--replicas", type=int, help="Replicas of the first region  [default: up to 3; 1 with --seed].")
+@click.option("--detach", is_flag=True, help="Return when all is ready; stop it with `nokv cluster down`.")
+@output_option
+def up(
+    directory: str,
+    meta_roots: int,
+    coordinators: int,
+    stores: int,
+    seed: str | None,
+    replicas: int | None,
+    detach: bool,
+    output: str,
+) -> None:
+    """Start a cluster in DIR; if one is described there already, start what does not run.
+
+    Without --seed, store-1 begins as one empty region over the whole key space and is expanded to --replicas.
+    """
+    if (Path(directory) / "cluster.json").exists():
+        found = LocalCluster.load(directory)
+        with found.locked():
+            note(f"starting what does not run of the cluster in {found.directory}")
+            found.start_all()
+    else:
+        if seed is not None and stores < 1:
+            raise UsageError("--seed needs at least one store")
+        if replicas is not None and not 1 <= replicas <= max(stores, 1):
+            raise UsageError(f"--replicas {replicas} does not fit {stores} stores")
+        if seed is not None:
+            check_seed(seed)
+        found = LocalCluster.create(
+            directory, meta_roots=meta_roots, coordinators=coordinators, stores=stores, seed=seed
+        )
+        with found.locked():
+            try:
+                _first_start(found, seed, replicas)
+            except BaseException:
+                found.stop_all()
+                raise
+    emit("cluster-status", cluster_status(found), output, status_text)
+    if detach:
+        return
+    note("Ctrl-C stops the cluster")
+    wait_for_signal()
+    note("stopping")
+    with found.locked():
+        _say_killed(found.stop_all())
+
+
+def check_seed(seed: str) -> None:
+    """The seed must be promoted, and as store 1: that is the id its process gets."""
+    from nokv.migrate.status import status as migrate_status
+
+    now = migrate_status(seed)
+    if now.mode not in ("seeded", "cluster"):
+        raise UsageError(f"--seed {seed} is {now.mode}, not promoted", hint=now.resume_hint)
+    if now.store_id != 1:
+        raise UsageError(f"--seed {seed} is store {now.store_id}; a local cluster serves its seed as store 1")
+
+
+def _first_start(found: LocalCluster, seed: str | None, replicas: int | None) -> None:
+    stores = found.role("store")
+    if stores and seed is None:
+        from nokv.migrate.init import init
+
+        import nokv
+
+        nokv.open(stores[0].workdir).close()
+        init(stores[0].workdir, store_id=1, region_id=1, peer_id=101)
+    for role in ("meta-root", "coordinator", "store"):
+        names = [record.name for record in found.role(role)]
+        if names:
+            note(f"starting {', '.join(names)}")
+        for name in names:
+            found.start(name, wait=False)
+        found.wait_ready(names)
+    wanted = replicas if replicas is not None else (1 if seed is not None else min(3, len(stores)))
+    if wanted > 1:
+        from nokv.migrate.expand import expand
+        from nokv.migrate.rollout import Target, Waiter
+
+        note(f"expanding region 1 to {wanted} replicas")
+        targets = [Target(r.id, r.id * 100 + 1, r.address) for r in stores[1:wanted]]
+        expand(stores[0].address, 1, targets, command="nokv migrate expand", waiter=Waiter(60.0, 0.05))
+
+
+def wait_for_signal() -> None:
+    """Returns on SIGINT or SIGTERM."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()
+
+
+def cluster_status(found: LocalCluster) -> dict[str, Any]:
+    """Every process, and what the planes say about leaders; a plane that does not answer is null, never an error."""
+    from nokv.cli.client import CoordinatorAdmin, RootAdmin, region_json
+    from nokv.migrate.client import AdminClient, region_from_pb
+
+    running = {record.name: record for record in found.records if record.state == "running"}
+    payload: dict[str, Any] = {
+        "directory": str(found.directory),
+        "processes": found.describe(),
+        "coordinators": found.coordinator_addresses,
+        "root_leader": None,
+        "lease_holder": None,
+        "regions": [],
+    }
+    for record in found.role("meta-root"):
+        if record.name in running and payload["root_leader"] is None:
+            try:
+                with RootAdmin(record.address, timeout_s=1.0) as root:
+                    leader = root.status().leader_id
+            except NoKVError:
+                continue
+            if f"meta-root-{leader}" in running:
+                payload["root_leader"] = f"meta-root-{leader}"
+    for record in found.role("coordinator"):
+        if record.name not in running or payload["lease_holder"] is not None:
+            continue
+        try:
+            with CoordinatorAdmin(record.address, timeout_s=1.0) as coordinator:
+                status_now = coordinator.status()
+                holder = record.name if status_now.lease_holder else status_now.lease.holder
+                payload["lease_holder"] = holder if holder in running else None
+                routes = coordinator.routes().routes
+        except NoKVError:
+            continue
+        payload["regions"] = [_named(region_json(region_from_pb(r.region), r.leader)) for r in routes]
+    # A region's leader is what the stores themselves say: the coordinator's picture of it is a view, some heartbeats
+    # old.
+    for region in payload["regions"]:
+        best_term = 0
+        for record in found.role("store"):
+            if record.name not in running:
+                continue
+            try:
+                with AdminClient(record.address, timeout_s=1.0) as store:
+                    answer = store.region_status(region["id"])
+            except NoKVError:
+                continue
+            if answer.is_leader and answer.term > best_term:
+                best_term = answer.term
+                region.update(leader=record.name, leader_peer=answer.leader_peer_id, term=answer.term)
+    return payload
+
+
+def _named(region: dict[str, Any]) -> dict[str, Any]:
+    """Processes by name, like root_leader and lease_holder; a leader that is not running is none."""
+    for peer in region["peers"]:
+        peer["name"] = f"store-{peer['store_id']}"
+    return {**region, "leader": None, "leader_peer": None, "term": None}
+
+
+def status_text(payload: dict[str, Any]) -> str:
+    rows = [(p["name"], p["state"], p["pid"] or "-", p["address"], p["metrics_address"]) for p in payload["processes"]]
+    text = table(["name", "state", "pid", "address", "metrics"], rows)
+    text += f"\n\nroot leader   {payload['root_leader'] or '-'}\nlease holder  {payload['lease_holder'] or '-'}\n"
+    regions = [
+        (
+            r["id"],
+            f"[{printable(r['start_key'], limit=20) or '-'}, {printable(r['end_key'], limit=20) or '-'})",
+            r["leader"] or "-",
+            ", ".join(f"{p['store_id']}:{p['peer_id']}" + ("" if p["voter"] else " learner") for p in r["peers"]),
+        )
+        for r in payload["regions"]
+    ]
+    if regions:
+        text += "\n" + table(["region", "range", "leader", "peers (store:peer)"], regions) + "\n"
+    directory = payload["directory"]
+    return text + f"\nuse it:   nokv put KEY VALUE --dir {directory}\nstop it:  nokv cluster down --dir {directory}"
+
+
+@click.command()
+@dir_option
+@output_option
+def status(directory: str, output: str) -> None:
+    """Processes, root leader, lease holder, regions."""
+    emit("cluster-status", cluster_status(LocalCluster.load(directory)), output, status_text)
+
+
+@click.command()
+@click.argument("name")
+@dir_option
+def kill(name: str, directory: str) -> None:
+    """kill -9 the process NAME of the cluster in DIR."""
+    found = LocalCluster.load(directory)
+    with found.locked():
+        found.kill(name)
+    click.echo(f"killed {name}")
+
+
+@click.command()
+@click.argument("name")
+@dir_option
+@click.option("--no-wait", is_flag=True, help="Return at once, not when it is ready.")
+def start(name: str, directory: str, no_wait: bool) -> None:
+    """Start the process NAME again, on the same ports."""
+    found = LocalCluster.load(directory)
+    with found.locked():
+        record = found.start(name, wait=not no_wait)
+    click.echo(f"started {name} (pid {record.pid})")
+
+
+@click.command()
+@dir_option
+def down(directory: str) -> None:
+    """Stop stores, then coordinators, then meta-roots. Data and description stay; `up` starts them again."""
+    found = LocalCluster.load(directory)
+    with found.locked():
+        _say_killed(found.stop_all())
+    click.echo(f"stopped the cluster in {found.directory}")
+
+
+def _say_killed(names: list[str]) -> None:
+    if names:
+        note(f"had to be killed, because SIGTERM was not enough: {', '.join(names)}")

@@ -1,0 +1,72 @@
+"""`nokv regions`: the cluster's routes, or one store's own catalog."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from nokv.cli.output import emit, output_option, printable, table
+from nokv.cli.target import Target, target_options
+
+__all__ = ["catalog_rows", "regions", "regions_text"]
+
+
+@click.command()
+@target_options
+@output_option
+def regions(target: Target, output: str) -> None:
+    """Regions: id, range, epoch, peers, state. With --workdir the store-local view of one directory."""
+    if target.workdir is not None:
+        payload = {"source": "store-local", "workdir": target.workdir, "regions": catalog_rows(target.workdir)}
+    else:
+        from nokv.cli.client import CoordinatorAdmin, first_answer, region_json
+        from nokv.migrate.client import region_from_pb
+
+        def ask(address: str) -> Any:
+            with CoordinatorAdmin(address) as coordinator:
+                return coordinator.routes()
+
+        answer = first_answer(target.coordinators, ask)
+        payload = {
+            "source": answer.view.source or "view",
+            "degraded": answer.view.degraded,
+            "regions": [region_json(region_from_pb(r.region), r.leader) for r in answer.routes],
+        }
+    emit("regions", payload, output, lambda p: regions_text(p["regions"]))
+
+
+def catalog_rows(workdir: str) -> list[dict[str, Any]]:
+    """What localmeta of `workdir` says, offline."""
+    from nokv.raftstore.localmeta import LocalMeta
+
+    from nokv.cli.client import region_json
+    from nokv.cli.target import open_directory
+    from nokv.errors import NotFound
+
+    with open_directory(workdir, write=False) as db:
+        try:
+            db.family("local")
+        except NotFound:
+            return []
+        return [region_json(region) for region in LocalMeta(db).regions()]
+
+
+def regions_text(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return "no regions"
+    return table(
+        ["region", "start", "end", "epoch", "state", "leader", "peers (store:peer)"],
+        [
+            (
+                r["id"],
+                printable(r["start_key"], limit=30) or "-",
+                printable(r["end_key"], limit=30) or "-",
+                f"{r['epoch']['conf_version']}.{r['epoch']['version']}",
+                r["state"],
+                r["leader"]["peer_id"] if r["leader"] else "-",
+                ", ".join(f"{p['store_id']}:{p['peer_id']}" + ("" if p["voter"] else " learner") for p in r["peers"]),
+            )
+            for r in rows
+        ],
+    )

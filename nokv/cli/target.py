@@ -1,0 +1,152 @@
+"""What a data command works on: a directory or a cluster. And how keys and values are written on the command line.
+
+Keys and values: plain text (UTF-8), `hex:6b6579` or `0x6b6579`, `b64:a2V5`, `@file` (its content), `-` (standard input;
+values only). `text:` in front takes the rest literally.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from nokv.errors import NotFound, UsageError
+
+__all__ = ["Target", "coordinators_of", "open_directory", "open_target", "parse_bytes", "target_options"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class Target:
+    """Exactly one of `workdir` and `coordinators` is set."""
+
+    def __init__(self, workdir: str | None, coordinators: list[str]) -> None:
+        self.workdir = workdir
+        self.coordinators = coordinators
+
+
+def target_options(function: _F) -> _F:
+    """`--workdir`, `--coordinator`, `--dir`; the command gets one argument, `target`."""
+
+    def collect(**kwargs: Any) -> Any:
+        workdir = kwargs.pop("workdir")
+        coordinators = kwargs.pop("coordinator")
+        directory = kwargs.pop("directory")
+        return function(target=_choose(workdir, coordinators, directory), **kwargs)
+
+    collect.__name__ = function.__name__
+    collect.__doc__ = function.__doc__
+    collect.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+    for option in reversed(
+        [
+            click.option("--workdir", type=click.Path(), help="Work on this directory, without a server."),
+            coordinator_option,
+            click.option("--dir", "directory", type=click.Path(), help="Work on the local cluster of this directory."),
+        ]
+    ):
+        collect = option(collect)
+    return collect  # type: ignore[return-value]
+
+
+coordinator_option = click.option(
+    "--coordinator",
+    "--coordinator-addr",
+    "--pd-addr",
+    "coordinator",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="Work on the cluster of this coordinator (repeatable).  [env: NOKV_COORDINATOR]",
+)
+
+
+def _choose(workdir: str | None, coordinators: tuple[str, ...], directory: str | None) -> Target:
+    if sum((workdir is not None, bool(coordinators), directory is not None)) > 1:
+        raise UsageError("--workdir, --coordinator and --dir exclude each other", hint="give one of them")
+    if workdir is not None:
+        return Target(workdir, [])
+    found = coordinators_of(coordinators, directory)
+    if not found:
+        raise UsageError(
+            "nothing to work on", hint="--workdir DIRECTORY, or --coordinator HOST:PORT, or --dir CLUSTER_DIRECTORY"
+        )
+    return Target(None, found)
+
+
+def coordinators_of(coordinators: tuple[str, ...], directory: str | None = None) -> list[str]:
+    """From the options, a local cluster's description, or NOKV_COORDINATOR; empty if none says anything."""
+    if directory is not None:
+        from nokv.cli.launcher import LocalCluster
+
+        return LocalCluster.load(directory).coordinator_addresses
+    texts = coordinators or tuple(filter(None, [os.environ.get("NOKV_COORDINATOR", "")]))
+    return [part.strip() for text in texts for part in text.split(",") if part.strip()]
+
+
+@contextmanager
+def open_directory(workdir: str, *, write: bool) -> Iterator[Any]:
+    """A standalone directory; never creates one. Reading works beside a writer, and in any mode that can be read."""
+    from nokv.engine.mode import read_mode
+    from nokv.env.files import OsFiles
+
+    import nokv
+
+    if not Path(workdir).is_dir():
+        raise NotFound(f"no directory {workdir}", hint="--workdir names the directory that nokv.open() created")
+    mode = "standalone" if write else read_mode(workdir, OsFiles()).mode
+    with nokv.open(workdir, create=False, read_only=not write, mode=mode) as db:
+        yield db
+
+
+@contextmanager
+def open_target(target: Target, *, write: bool, timeout_s: float) -> Iterator[Any]:
+    """Something with get, put, delete and scan."""
+    import nokv
+
+    if target.workdir is not None:
+        from nokv.engine.mode import read_mode
+        from nokv.env.files import OsFiles
+
+        from nokv.errors import ModeError
+
+        if Path(target.workdir).is_dir() and (mode := read_mode(target.workdir, OsFiles()).mode) != "standalone":
+            raise ModeError(
+                f"{target.workdir} is {mode}: its data is read through its cluster",
+                mode=mode,
+                hint=f"nokv migrate status --workdir {target.workdir}, or use --coordinator",
+            )
+        with open_directory(target.workdir, write=write) as db:
+            yield db
+        return
+    client = nokv.connect(target.coordinators, timeout_s=timeout_s)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def parse_bytes(text: str, what: str, *, stdin: bool = False) -> bytes:
+    """The grammar of the module docstring. UsageError says what is wrong; a file that cannot be read is OSError."""
+    kind, _, rest = text.partition(":")
+    try:
+        if kind == "hex":
+            return bytes.fromhex(rest)
+        if text[:2] in ("0x", "0X"):
+            return bytes.fromhex(text[2:])
+        if kind == "b64":
+            return base64.b64decode(rest, validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise UsageError(f"{what} {text!r}: {error}", hint=f"write text:{text} to mean it literally") from None
+    if kind == "text":
+        return rest.encode("utf-8", "surrogateescape")
+    if text.startswith("@") and len(text) > 1:
+        return Path(text[1:]).read_bytes()
+    if text == "-" and stdin:
+        return sys.stdin.buffer.read()
+    return text.encode("utf-8", "surrogateescape")
