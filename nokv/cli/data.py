@@ -163,8 +163,8 @@ def _fetch(address: str) -> dict[str, Any]:
         with urllib.request.urlopen(url, timeout=5.0) as answer:
             found = json.loads(answer.read())
     except (urllib.error.URLError, TimeoutError, ValueError) as error:
-        raise Unavailable(f"no figures from {url}: {error}", hint="was the process started with --metrics-addr?") from
-        None
+        hint = "was the process started with --metrics-addr?"
+        raise Unavailable(f"no figures from {url}: {error}", hint=hint) from None
     return dict(found)
 
 

@@ -83,6 +83,7 @@ def init(
     interrupted.
     """
     from nokv.migrate.init import init as promote
+
     from nokv.migrate.plan import plan as make_plan
 
     if dry_run:
@@ -103,8 +104,7 @@ def init(
 
 def runtime_options(function: _F) -> _F:
     function = click.option("--addr", metavar="HOST:PORT", help="Also ask this store.")(function)
-    return click.option("--region", "region_id", type=POSITIVE, help="Which region  [default: the
-    directory's].")(function)
+    return click.option("--region", "region_id", type=POSITIVE, help="Which region.")(function)
 
 
 def _view(addr: str | None, region_id: int) -> Any:
@@ -180,9 +180,9 @@ def rollout_options(function: _F) -> _F:
         click.option("--addr", required=True, metavar="HOST:PORT", help="Any store that hosts the region."),
         click.option("--region", "region_id", type=POSITIVE, default=1, show_default=True),
         click.option("--workdir", type=click.Path(), help="Record progress in this directory's checkpoint."),
-        click.option("--wait", "wait_s", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds; 0 =
-        no."), click.option("--poll-interval", "poll_s", type=click.FloatRange(0.001), default=0.2,
-        show_default=True), click.option("--dry-run", is_flag=True, help="Only say what would be done."),
+        click.option("--wait", "wait_s", type=click.FloatRange(0), default=30.0, help="Seconds; 0 = do not wait."),
+        click.option("--poll-interval", "poll_s", type=click.FloatRange(0.001), default=0.2, help="Seconds."),
+        click.option("--dry-run", is_flag=True, help="Only say what would be done."),
         output_option,
     ):
         function = option(function)
@@ -300,8 +300,12 @@ def transfer_leader(
     payload = run_transfer(
         addr, region_id, peer_id, command=command, target_address=target_addr, **_tools(workdir, wait_s, poll_s)
     )
-    emit("migrate-transfer-leader", payload, output, lambda p: lines(p, "outcome", "region_id", "leader_before",
-    "leader"))
+    emit(
+        "migrate-transfer-leader",
+        payload,
+        output,
+        lambda p: lines(p, "outcome", "region_id", "leader_before", "leader"),
+    )
 
 
 @click.command("remove-peer")

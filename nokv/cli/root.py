@@ -30,8 +30,7 @@ def root() -> None:
 
 
 def root_options(function: _F) -> _F:
-    function = click.option("--dir", "directory", type=click.Path(), help="The local cluster of this
-    directory.")(function)
+    function = click.option("--dir", "directory", type=click.Path(), help="A local cluster.")(function)
     return click.option("--addr", multiple=True, metavar="HOST:PORT", help="A meta-root peer (repeatable).")(function)
 
 
@@ -77,9 +76,7 @@ def _enum(name: str) -> str:
 @click.option("--limit", type=click.IntRange(0), default=0, help="At most so many events; 0 = all.")
 @click.option("--kind", default="", help="Only events whose kind contains this, for example lease.")
 @output_option
-def log(
-    addr: tuple[str, ...], directory: str | None, from_revision: int, limit: int, kind: str, output: str
-) -> None:
+def log(addr: tuple[str, ...], directory: str | None, from_revision: int, limit: int, kind: str, output: str) -> None:
     """The typed events of the rooted log, oldest first."""
     addresses = _addresses(addr, directory)
 

@@ -93,9 +93,9 @@ def coordinators_of(coordinators: tuple[str, ...], directory: str | None = None)
 def open_directory(workdir: str, *, write: bool) -> Iterator[Any]:
     """A standalone directory; never creates one. Reading works beside a writer, and in any mode that can be read."""
     from nokv.engine.mode import read_mode
-    from nokv.env.files import OsFiles
 
     import nokv
+    from nokv.env.files import OsFiles
 
     if not Path(workdir).is_dir():
         raise NotFound(f"no directory {workdir}", hint="--workdir names the directory that nokv.open() created")
@@ -111,8 +111,8 @@ def open_target(target: Target, *, write: bool, timeout_s: float) -> Iterator[An
 
     if target.workdir is not None:
         from nokv.engine.mode import read_mode
-        from nokv.env.files import OsFiles
 
+        from nokv.env.files import OsFiles
         from nokv.errors import ModeError
 
         if Path(target.workdir).is_dir() and (mode := read_mode(target.workdir, OsFiles()).mode) != "standalone":
