@@ -98,7 +98,7 @@ def first_answer(addresses: list[str], ask: Any) -> Any:
 
 
 def probe(role: str, address: str, *, timeout_s: float = 1.0) -> str:
-    """Empty if the process is ready for work, else one line that says what it still waits for. Never raises NoKVError."""
+    """Empty if the process is ready for work, else one line that says what it still waits for. Raises no NoKVError."""
     try:
         if role == "meta-root":
             with RootAdmin(address, timeout_s=timeout_s) as root:

@@ -1,4 +1,4 @@
-"""`nokv execution`: what a store admitted and refused, its topology transitions, and how it came back after a restart."""
+"""`nokv execution`: what a store admitted and refused, its topology transitions, how it came back from a restart."""
 
 from __future__ import annotations
 
