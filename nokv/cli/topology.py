@@ -1,0 +1,191 @@
+"""The topology file: one JSON file that names meta-roots, coordinator, stores and first regions.
+
+    { "max_retries": 5,
+      "meta_root":   { "peers": [ { "node_id": 1, "addr": "...", "work_dir": "..." }, ... ] },
+      "coordinator": { "addr": "...", "docker_addr": "...", "work_dir": "...", "docker_work_dir": "..." },
+      "stores":      [ { "store_id": 1, "addr": "...", "docker_addr": "...", "work_dir": "..." }, ... ],
+      "regions":     [ { "id": 1, "start_key": "", "end_key": "-", "peers": [ { "store_id": 1, "peer_id": 101 } ] } ] }
+
+Two layers: addresses are always read, regions are a bootstrap seed that is read once; at run time the coordinator is the
+truth about routes. Keys are text, `hex:...` or `base64:...`; empty or `-` is unbounded. An unknown field is an error.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import difflib
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from nokv.cli.main import LazyGroup
+from nokv.cli.output import emit, output_option
+from nokv.errors import NotFound, UsageError
+
+__all__ = ["Topology", "config", "load_topology", "parse_region_key"]
+
+
+class RootPeer(msgspec.Struct, forbid_unknown_fields=True):
+    node_id: int
+    addr: str
+    docker_addr: str = ""
+    work_dir: str = ""
+    docker_work_dir: str = ""
+
+
+class MetaRootSection(msgspec.Struct, forbid_unknown_fields=True):
+    peers: list[RootPeer] = []
+
+
+class CoordinatorSection(msgspec.Struct, forbid_unknown_fields=True):
+    addr: str
+    docker_addr: str = ""
+    work_dir: str = ""
+    docker_work_dir: str = ""
+
+
+class StoreSection(msgspec.Struct, forbid_unknown_fields=True):
+    store_id: int
+    addr: str
+    docker_addr: str = ""
+    work_dir: str = ""
+    docker_work_dir: str = ""
+
+
+class RegionPeer(msgspec.Struct, forbid_unknown_fields=True):
+    store_id: int
+    peer_id: int
+
+
+class RegionSection(msgspec.Struct, forbid_unknown_fields=True):
+    id: int
+    start_key: str = ""
+    end_key: str = ""
+    peers: list[RegionPeer] = []
+
+
+class Topology(msgspec.Struct, forbid_unknown_fields=True):
+    coordinator: CoordinatorSection
+    stores: list[StoreSection]
+    max_retries: int = 5
+    meta_root: MetaRootSection = msgspec.field(default_factory=MetaRootSection)
+    regions: list[RegionSection] = []
+
+
+FIELDS = sorted(
+    {
+        name
+        for kind in (Topology, MetaRootSection, RootPeer, StoreSection, RegionSection, RegionPeer)
+        for name in kind.__struct_fields__
+    }
+)
+
+
+def parse_region_key(text: str) -> bytes:
+    """A key of the topology file. UsageError if it is malformed."""
+    try:
+        if text in ("", "-"):
+            return b""
+        if text.startswith("hex:"):
+            return bytes.fromhex(text[4:])
+        if text.startswith("base64:"):
+            return base64.b64decode(text[7:], validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise UsageError(f"region key {text!r}: {error}") from None
+    return text.encode()
+
+
+def load_topology(path: str) -> Topology:
+    """NotFound, or UsageError naming the file, the place in it and what is wrong."""
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise NotFound(f"no topology file {path}", hint="start from raft_config.example.json") from None
+    try:
+        found = msgspec.json.decode(data, type=Topology)
+    except msgspec.MsgspecError as error:
+        raise UsageError(f"{path}: {error}", hint=_did_you_mean(str(error))) from None
+    _check(found, path)
+    return found
+
+
+def _did_you_mean(message: str) -> str:
+    parts = message.split("`")
+    near = difflib.get_close_matches(parts[1], FIELDS, n=1) if "unknown field" in message and len(parts) > 1 else []
+    return f"did you mean `{near[0]}`?" if near else "compare it with raft_config.example.json"
+
+
+def _check(found: Topology, path: str) -> None:
+    """References must lead somewhere and names must be unique; regions must not overlap."""
+    for what, ids in (
+        ("store_id", [store.store_id for store in found.stores]),
+        ("node_id", [peer.node_id for peer in found.meta_root.peers]),
+        ("region id", [region.id for region in found.regions]),
+        ("peer_id", [peer.peer_id for region in found.regions for peer in region.peers]),
+    ):
+        twice = sorted({x for x in ids if ids.count(x) > 1})
+        if twice:
+            raise UsageError(f"{path}: {what} {twice[0]} appears twice")
+        if any(x <= 0 for x in ids):
+            raise UsageError(f"{path}: {what}s start at 1")
+    stores = {store.store_id for store in found.stores}
+    ranges = []
+    for region in found.regions:
+        for peer in region.peers:
+            if peer.store_id not in stores:
+                raise UsageError(f"{path}: region {region.id} names store {peer.store_id}, which is not listed")
+        start, end = parse_region_key(region.start_key), parse_region_key(region.end_key)
+        if end and start >= end:
+            raise UsageError(f"{path}: region {region.id} ends before it starts")
+        ranges.append((start, end, region.id))
+    ranges.sort()
+    for (_, end, first), (start, _, second) in zip(ranges, ranges[1:], strict=False):
+        if not end or start < end:
+            raise UsageError(f"{path}: regions {first} and {second} overlap")
+
+
+COMMANDS = {
+    "check": ("nokv.cli.topology:check", "Is this topology file right?"),
+    "show": ("nokv.cli.topology:show", "The file with every default filled in."),
+}
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS)
+def config() -> None:
+    """The topology file (raft_config.example.json)."""
+
+
+file_option = click.option("--config", "path", required=True, type=click.Path(), help="The topology file.")
+
+
+@click.command()
+@file_option
+@output_option
+def check(path: str, output: str) -> None:
+    """Read and check the topology file; exit code 2 with one line if it is wrong."""
+    found = load_topology(path)
+    payload: dict[str, Any] = {
+        "path": path,
+        "meta_roots": len(found.meta_root.peers),
+        "stores": len(found.stores),
+        "regions": len(found.regions),
+    }
+    emit(
+        "config-check",
+        payload,
+        output,
+        lambda p: f"{path}: ok, {p['meta_roots']} meta-roots, {p['stores']} stores, {p['regions']} regions",
+    )
+
+
+@click.command()
+@file_option
+@output_option
+def show(path: str, output: str) -> None:
+    """Print the topology with every default filled in."""
+    found = load_topology(path)
+    payload = msgspec.to_builtins(found)
+    emit("config", payload, output, lambda p: msgspec.json.format(msgspec.json.encode(p), indent=2).decode())
