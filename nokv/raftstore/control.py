@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from nokv.metaroot.events import RootEvent
 from nokv.region import Peer, Region, Store
 
-__all__ = ["ControlPort", "StoreOperation", "StoreReport", "TopologyEvent"]
+__all__ = ["ControlPort", "StoreOperation", "StoreReport"]
 
 
 @dataclass(slots=True)
@@ -37,21 +38,6 @@ class StoreOperation:
     deadline_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class TopologyEvent:
-    """One rooted event about a region. `transition_id` makes publishing idempotent: the same id twice is one event.
-
-    `kind` is the name of the rooted event: region-bootstrapped, region-published, peer-addition-planned, peer-added,
-    peer-addition-cancelled, peer-removal-planned, peer-removed, peer-removal-cancelled.
-    `region` is the descriptor after the change (for planned: the descriptor that is aimed at).
-    """
-
-    kind: str
-    transition_id: str
-    region: Region
-    peer: Peer | None = None
-
-
 @runtime_checkable
 class ControlPort(Protocol):
     async def put_store(self, store: Store) -> None:
@@ -66,8 +52,8 @@ class ControlPort(Protocol):
 
     async def region_heartbeat(self, region: Region, leader: Peer, *, term: int, applied_index: int) -> None: ...
 
-    async def publish(self, event: TopologyEvent) -> None:
-        """Append the event to the rooted log. Returns once it is durable there, or was already."""
+    async def publish(self, event: RootEvent) -> None:
+        """Append the event to the rooted log. Returns once it is durable there, or was true already (idempotent)."""
         ...
 
     async def close(self) -> None: ...
