@@ -5,6 +5,7 @@ checks and C assertions on; `NOKV_SANITIZE=1` adds ASan and UBSan. No `-march=na
 at run time.
 """
 
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 DEBUG = os.environ.get("NOKV_DEBUG_EXT") == "1"
+WORKERS = (os.cpu_count() or 1) if multiprocessing.get_start_method() == "fork" else 0  # spawn runs this file again
 SANITIZE = os.environ.get("NOKV_SANITIZE") == "1"
 
 compile_args = ["-O1" if SANITIZE else "-O2", "-g1", "-Wall", "-Wno-unused-function", "-Wno-unused-variable"]
@@ -37,7 +39,7 @@ extensions = [
 setup(
     ext_modules=cythonize(
         extensions,
-        nthreads=os.cpu_count() or 1,
+        nthreads=WORKERS,
         compiler_directives={
             "language_level": 3,
             "binding": False,

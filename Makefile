@@ -1,0 +1,122 @@
+# make demo, make test: each works alone on a machine with Python >= 3.11 (with venv), a C compiler and make.
+# Everything lives in .venv; stamp files in it say what has been done, so a second run starts at once.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+VENV := .venv
+PY := $(VENV)/bin/python
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+ARTIFACTS ?= artifacts
+
+# The first interpreter on PATH that is new enough; PYTHON=... overrides.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+  if "$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+    command -v "$$p"; break; fi; done)
+
+EXT_SOURCES := $(wildcard nokv/_ext/*.pyx nokv/_ext/*.pxd nokv/_ext/*.h nokv/_ext/*.c.in) setup.py
+LINTED := nokv shell bench tests scripts setup.py
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build test test-full test-long test-asan demo lint format bench clean distclean
+
+help:
+	@echo "make demo        the main job end to end: fill a directory, promote it, replicate it, break it, check it"
+	@echo "make test        the whole test suite, without the long tests (under 10 minutes on 2 cores)"
+	@echo "make lint        ruff, mypy --strict, stubtest, the import-layer test"
+	@echo "make build       .venv with pinned dependencies, and the extensions built in place"
+	@echo "make bench       benchmarks beside the peers that are installed; the table goes to $(ARTIFACTS)/bench.md"
+	@echo "make test-full   make test, and the long tests    make test-long  only the long tests"
+	@echo "make test-asan   the unit tests under ASan and UBSan    make clean  what was built    make distclean  and .venv"
+
+# -- the environment --------------------------------------------------------------------------------------------------
+$(VENV)/.created:
+	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 with venv on PATH: install one (Debian: apt-get install" \
+	  "python3-venv python3-dev) or run make PYTHON=/path/to/python3" >&2; exit 2; }
+	@command -v "$${CC:-cc}" >/dev/null 2>&1 || command -v gcc >/dev/null 2>&1 || { \
+	  echo "no C compiler on PATH: install one (Debian: apt-get install build-essential)" >&2; exit 2; }
+	"$(PYTHON)" -m venv $(VENV)
+	touch $@
+
+PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
+
+$(VENV)/.runtime: $(VENV)/.created requirements/build.txt requirements/runtime.txt
+	$(PIP) install -r requirements/build.txt -r requirements/runtime.txt
+	touch $@
+
+$(VENV)/.test: $(VENV)/.runtime requirements/test.txt
+	$(PIP) install -r requirements/test.txt
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.test requirements/lint.txt
+	$(PIP) install -r requirements/lint.txt
+	touch $@
+
+# Peers that have no wheel for this machine are left out of the table.
+$(VENV)/.bench: $(VENV)/.test requirements/bench.txt
+	$(PIP) install pytest-benchmark -c requirements/bench.txt
+	$(PIP) install -r requirements/bench.txt || echo "some peers could not be installed; their columns stay empty" >&2
+	touch $@
+
+# -- the product ------------------------------------------------------------------------------------------------------
+# Editable: `nokv` and `nokv-shell` land in .venv/bin; the extensions are built in place, beside their sources.
+$(VENV)/.installed: $(VENV)/.runtime pyproject.toml setup.py
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(EXT_SOURCES)
+	$(PY) setup.py --quiet build_ext --inplace --parallel $(JOBS)
+	touch $@
+
+setup: $(VENV)/.test $(VENV)/.lint
+build: $(VENV)/.built
+
+# -- what people run --------------------------------------------------------------------------------------------------
+test: build $(VENV)/.test
+	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not long" $(PYTEST_ARGS)
+
+test-long: build $(VENV)/.test
+	$(PY) -m pytest -n $(JOBS) --dist loadfile -m long --timeout 3600 $(PYTEST_ARGS)
+
+test-full: build $(VENV)/.test
+	$(PY) -m pytest -n $(JOBS) --dist loadfile --timeout 3600 $(PYTEST_ARGS)
+
+demo: build
+	$(PY) scripts/ops/demo.py $(DEMO_ARGS)
+
+lint: build $(VENV)/.lint
+	$(PY) -m ruff check $(LINTED)
+	$(PY) -m ruff format --check $(LINTED)
+	$(PY) -m mypy
+	$(PY) -m mypy.stubtest --concise --ignore-missing-stub --allowlist scripts/dev/stubtest_allow.txt \
+	  --ignore-unused-allowlist $$($(PY) scripts/dev/stubbed.py)
+	$(PY) -m pytest tests/test_layers.py
+
+format: $(VENV)/.lint
+	$(PY) -m ruff check --fix $(LINTED)
+	$(PY) -m ruff format $(LINTED)
+
+bench: build $(VENV)/.bench
+	mkdir -p $(ARTIFACTS)
+	$(PY) -m pytest bench -p no:cacheprovider --benchmark-only --benchmark-json $(ARTIFACTS)/bench.json --timeout 900 $(BENCH_ARGS)
+	$(PY) -m bench.report $(ARTIFACTS)/bench.json | tee $(ARTIFACTS)/bench.md
+
+# A copy of the tree is built with the sanitizers, so that the ordinary build stays as it is.
+test-asan: $(VENV)/.test
+	rm -rf build/asan && mkdir -p build/asan
+	cp -R nokv shell tests proto pyproject.toml setup.py build/asan/
+	find build/asan -name '*.so' -delete
+	cd build/asan && NOKV_DEBUG_EXT=1 NOKV_SANITIZE=1 ../../$(PY) setup.py --quiet build_ext --inplace --parallel $(JOBS)
+	cd build/asan && ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
+	  LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so) $$($${CC:-gcc} -print-file-name=libubsan.so)" \
+	  ../../$(PY) -m pytest tests/unit -p no:cacheprovider -m "not long and not e2e" --timeout 900 $(PYTEST_ARGS)
+
+clean:
+	rm -rf build dist $(ARTIFACTS) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info shell/*.egg-info
+	rm -f nokv/_ext/*.so nokv/_ext/*.c nokv/_ext/*.html $(VENV)/.built
+	find nokv shell tests bench scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
