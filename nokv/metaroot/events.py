@@ -1,8 +1,8 @@
 """The typed events of the rooted log: one small frozen class per kind, and the record that the log makes of each.
 
-Pure. No encoding here: `wire.py` turns these into bytes (docs/formats/root_event.md). An event says what its author wants to
-become true; the log gives it a place (`RootToken`) once a quorum has it and `state.py` has accepted it. Times are for people
-who read the log: no decision depends on `time_ms` or `lease_until_ms`.
+Pure. No encoding here: `wire.py` turns these into bytes (docs/formats/root_event.md). An event says what its author
+wants to become true; the log gives it a place (`RootToken`) once a quorum has it and `state.py` has accepted it.
+Times are for people who read the log: no decision depends on `time_ms` or `lease_until_ms`.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class TransitionPhase(Enum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class RootToken:
-    """A place in the rooted log. Revisions are dense (1, 2, 3, ...) and alone decide the order; `term` and `index` name the
-    Raft entry that carried the event. Revision 0 is the empty log."""
+    """A place in the rooted log. Revisions are dense (1, 2, 3, ...) and alone decide the order; `term` and `index`
+    name the Raft entry that carried the event. Revision 0 is the empty log."""
 
     revision: int = 0
     term: int = 0
@@ -304,7 +304,8 @@ class RootRecord:
 
 
 def addition_id(region: Region, peer: Peer) -> str:
-    """The name of the change that adds `peer` to (or promotes it in) `region` as it is now: the same every time one asks."""
+    """The name of the change that adds `peer` to (or promotes it in) `region` as it is now: the same every time one
+    asks."""
     return f"add-peer/{region.region_id}/{peer.peer_id}/{peer.role.value}/{region.epoch.conf_version}"
 
 

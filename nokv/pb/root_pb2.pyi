@@ -150,7 +150,7 @@ class PendingPeerChange(_message.Message):
     def __init__(self, transition_id: _Optional[str] = ..., region_id: _Optional[int] = ..., peer: _Optional[_Union[_meta_pb2.Peer, _Mapping]] = ..., removal: bool = ..., target: _Optional[_Union[_meta_pb2.Region, _Mapping]] = ...) -> None: ...
 
 class RootState(_message.Message):
-    __slots__ = ("last", "cluster_epoch", "membership_epoch", "id_fence", "tso_fence", "lease", "stores", "regions", "pending", "sealed", "finished")
+    __slots__ = ("last", "cluster_epoch", "membership_epoch", "id_fence", "tso_fence", "lease", "stores", "regions", "pending", "sealed", "finished", "era")
     LAST_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_EPOCH_FIELD_NUMBER: _ClassVar[int]
     MEMBERSHIP_EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -162,6 +162,7 @@ class RootState(_message.Message):
     PENDING_FIELD_NUMBER: _ClassVar[int]
     SEALED_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    ERA_FIELD_NUMBER: _ClassVar[int]
     last: _meta_pb2.RootToken
     cluster_epoch: int
     membership_epoch: int
@@ -173,7 +174,8 @@ class RootState(_message.Message):
     pending: _containers.RepeatedCompositeFieldContainer[PendingPeerChange]
     sealed: RootLease
     finished: _containers.RepeatedCompositeFieldContainer[FinishedTransition]
-    def __init__(self, last: _Optional[_Union[_meta_pb2.RootToken, _Mapping]] = ..., cluster_epoch: _Optional[int] = ..., membership_epoch: _Optional[int] = ..., id_fence: _Optional[int] = ..., tso_fence: _Optional[int] = ..., lease: _Optional[_Union[RootLease, _Mapping]] = ..., stores: _Optional[_Iterable[_Union[_meta_pb2.Store, _Mapping]]] = ..., regions: _Optional[_Iterable[_Union[_meta_pb2.Region, _Mapping]]] = ..., pending: _Optional[_Iterable[_Union[PendingPeerChange, _Mapping]]] = ..., sealed: _Optional[_Union[RootLease, _Mapping]] = ..., finished: _Optional[_Iterable[_Union[FinishedTransition, _Mapping]]] = ...) -> None: ...
+    era: int
+    def __init__(self, last: _Optional[_Union[_meta_pb2.RootToken, _Mapping]] = ..., cluster_epoch: _Optional[int] = ..., membership_epoch: _Optional[int] = ..., id_fence: _Optional[int] = ..., tso_fence: _Optional[int] = ..., lease: _Optional[_Union[RootLease, _Mapping]] = ..., stores: _Optional[_Iterable[_Union[_meta_pb2.Store, _Mapping]]] = ..., regions: _Optional[_Iterable[_Union[_meta_pb2.Region, _Mapping]]] = ..., pending: _Optional[_Iterable[_Union[PendingPeerChange, _Mapping]]] = ..., sealed: _Optional[_Union[RootLease, _Mapping]] = ..., finished: _Optional[_Iterable[_Union[FinishedTransition, _Mapping]]] = ..., era: _Optional[int] = ...) -> None: ...
 
 class RootCheckpoint(_message.Message):
     __slots__ = ("state", "events")

@@ -1,0 +1,102 @@
+"""The replicated state machine: committed Raft entries in, accepted events and the folded state out.
+
+No IO and no clock. One thread. Every replica feeds it the same entries, so all of them hold the same state and the
+same log. It keeps the newest `retain_max` events for readers and for the tail; older ones live on only in the state.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from itertools import islice
+
+from nokv.errors import Corruption, EpochNotMatch, NoKVError, NotFound, PreconditionFailed, UsageError
+from nokv.metaroot.events import RootRecord, RootToken
+from nokv.metaroot.state import RootState
+from nokv.metaroot.wire import RootBatch, decode_batch, decode_checkpoint, encode_checkpoint
+
+__all__ = ["AppliedBatch", "RootMachine"]
+
+REFUSALS = (PreconditionFailed, EpochNotMatch, NotFound, UsageError)
+"""How the state says no. A refusal is an outcome like any other: every replica comes to it."""
+
+
+@dataclass(slots=True)
+class AppliedBatch:
+    """What became of one entry: the new records (none if all was true already), or the refusal."""
+
+    batch: RootBatch
+    records: list[RootRecord]
+    error: NoKVError | None
+
+
+class RootMachine:
+    """`applied_index` is the Raft index of the newest entry that went in, accepted or not."""
+
+    __slots__ = ("_records", "applied_index", "applied_term", "retain_max", "state")
+
+    def __init__(self, *, retain_max: int = 100_000) -> None:
+        self.state = RootState()
+        self.applied_index = 0
+        self.applied_term = 0
+        self.retain_max = retain_max
+        self._records: deque[RootRecord] = deque()
+
+    @property
+    def last(self) -> RootToken:
+        return self.state.last
+
+    @property
+    def first_revision(self) -> int:
+        """The oldest event that `read` can return; one past the last revision if none is kept."""
+        return self.state.last.revision - len(self._records) + 1
+
+    def apply_entry(self, term: int, index: int, data: bytes) -> AppliedBatch | None:
+        """Feed one committed entry; empty ones (a new leader's) and those already in are skipped. Raises Corruption."""
+        if index <= self.applied_index:
+            return None
+        outcome = None
+        if data:
+            batch = decode_batch(data, f"root entry {index}")
+            outcome = AppliedBatch(batch, [], None)
+            try:
+                outcome.records = self.state.apply(
+                    batch.events,
+                    term=term,
+                    index=index,
+                    expected_revision=batch.expected_revision,
+                    time_ms=batch.time_ms,
+                    author=batch.author,
+                )
+            except REFUSALS as error:
+                outcome.error = error
+            self._records.extend(outcome.records)
+            while len(self._records) > self.retain_max:
+                self._records.popleft()
+        self.applied_index = index
+        self.applied_term = term
+        return outcome
+
+    def read(self, from_revision: int, limit: int) -> list[RootRecord]:
+        """Up to `limit` events from `from_revision` on; empty past the end. NotFound below `first_revision`."""
+        first = self.first_revision
+        if from_revision < first:
+            raise NotFound(f"revision {from_revision} is no longer kept; the oldest is {first}")
+        skip = from_revision - first
+        return list(islice(self._records, skip, skip + limit))
+
+    def checkpoint(self) -> bytes:
+        return encode_checkpoint(self.state, self._records)
+
+    def restore(self, data: bytes, *, term: int, index: int, where: str = "root snapshot") -> None:
+        """Replace everything by a checkpoint taken at Raft index `index`. Raises Corruption and changes nothing
+        then."""
+        state, records = decode_checkpoint(data, where)
+        if state.last.index > index:
+            raise Corruption(
+                "the checkpoint is newer than its index", path=where, expected=index, found=state.last.index
+            )
+        self.state = state
+        self._records = deque(records)
+        self.applied_index = index
+        self.applied_term = term
