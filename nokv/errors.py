@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Busy",
+    "BytesRequired",
     "Closed",
     "Corruption",
     "DeadlineExceeded",
@@ -58,6 +59,10 @@ class UsageError(NoKVError, ValueError):
     """A bad option, a reversed range, a key that is too long, a handle used the wrong way."""
 
     exit_code = 2
+
+
+class BytesRequired(UsageError, TypeError):
+    """A key or value of another type than bytes; text must be encoded first."""
 
 
 class Closed(UsageError):

@@ -1,0 +1,174 @@
+"""WriteBatch: operations that become visible and durable together. Its buffer is the WAL record's payload.
+
+Layout: docs/formats/write_batch.md. Threads: one at a time; a batch that is being written refuses changes.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+
+from nokv._ext.codec cimport Reader, left, put_fixed32, put_fixed64, read_byte, read_bytes, read_fixed32, read_fixed64
+from nokv._ext.codec cimport reader
+from nokv._ext.cursor cimport KIND_DELETE, KIND_PUT
+
+from nokv.errors import BytesRequired, Corruption, UsageError
+
+KEY_BYTES_LIMIT = KEY_BYTES_MAX
+VALUE_BYTES_LIMIT = VALUE_BYTES_MAX
+
+
+cdef bytes as_bytes(object value, str what):
+    if type(value) is bytes:
+        return <bytes>value
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    hint = "encode it first: text.encode()" if isinstance(value, str) else "keys and values are bytes"
+    raise BytesRequired(f"{what} must be bytes, not {type(value).__name__}", hint=hint)
+
+
+cdef int check_sizes(bytes key, bytes value) except -1:
+    if PyBytes_GET_SIZE(key) > KEY_BYTES_MAX:
+        raise UsageError(f"a key of {len(key)} bytes is too long", hint=f"keys have at most {KEY_BYTES_MAX} bytes")
+    if value is not None and PyBytes_GET_SIZE(value) > VALUE_BYTES_MAX:
+        raise UsageError(f"a value of {len(value)} bytes is too long", hint="values have at most 1 GiB - 1 bytes")
+    return 0
+
+
+cdef class WriteBatch:
+    """`put` and `delete` collect; `db.write(batch)` applies all or nothing, in order. Reusable after `clear()`, and as it is."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.capacity = 256
+        self.data = <uint8_t*>malloc(self.capacity)
+        if self.data == NULL:
+            raise MemoryError()
+        self.size = BATCH_HEADER_SIZE
+        self.count = 0
+        self.family_max = 0
+
+    def __init__(self, *, resolve=None):
+        self.resolve = resolve
+
+    def __dealloc__(self):
+        free(self.data)
+
+    cdef int family_id(self, object family) except -1:
+        cdef int number
+        if family is None:
+            return 0
+        if isinstance(family, int):
+            number = family
+        elif isinstance(family, str):
+            if self.resolve is None:
+                raise UsageError("this batch does not know family names", hint="pass db.family(name), or use db.write_batch()")
+            number = self.resolve(family)
+        else:
+            number = family.id
+        if not 0 <= number <= 255:
+            raise UsageError(f"family id {number} is out of range")
+        return number
+
+    cdef int add(self, int kind, int family, bytes key, bytes value) except -1:
+        cdef uint64_t key_size = <uint64_t>PyBytes_GET_SIZE(key)
+        cdef uint64_t value_size = 0 if value is None else <uint64_t>PyBytes_GET_SIZE(value)
+        cdef const uint8_t* value_data = NULL if value is None else <const uint8_t*>PyBytes_AS_STRING(value)
+        cdef uint64_t need
+        cdef size_t capacity
+        cdef uint8_t* data
+        cdef uint8_t* prefix = NULL
+        if self.frozen:
+            raise UsageError("the batch is being written")
+        if key_size > KEY_BYTES_MAX or value_size > VALUE_BYTES_MAX:
+            check_sizes(key, value)
+        need = self.size + record_size(kind, key_size, value_size)
+        if need > BATCH_BYTES_MAX:
+            raise UsageError("the batch would be larger than 2 GiB", hint="write it in parts")
+        if need > self.capacity:
+            capacity = self.capacity
+            while capacity < need:
+                capacity *= 2
+            data = <uint8_t*>realloc(self.data, capacity)
+            if data == NULL:
+                raise MemoryError()
+            self.data = data
+            self.capacity = capacity
+        write_record(self.data + self.size, kind, <uint8_t>family, <const uint8_t*>PyBytes_AS_STRING(key), key_size,
+                     value_data, value_size, &prefix)
+        self.size = need
+        self.count += 1
+        if family > self.family_max:
+            self.family_max = family
+        return 0
+
+    def put(self, key, value, family=None):
+        self.add(KIND_PUT, 0 if family is None else self.family_id(family), as_bytes(key, "key"), as_bytes(value, "value"))
+
+    def delete(self, key, family=None):
+        self.add(KIND_DELETE, 0 if family is None else self.family_id(family), as_bytes(key, "key"), None)
+
+    def put_many(self, pairs, family=None):
+        """One C loop over (key, value) pairs."""
+        cdef int number = 0 if family is None else self.family_id(family)
+        cdef object pair
+        for pair in pairs:
+            if type(pair) is tuple and len(<tuple>pair) == 2:
+                key = (<tuple>pair)[0]
+                value = (<tuple>pair)[1]
+            else:
+                key, value = pair
+            if type(key) is bytes and type(value) is bytes:
+                self.add(KIND_PUT, number, <bytes>key, <bytes>value)
+            else:
+                self.add(KIND_PUT, number, as_bytes(key, "key"), as_bytes(value, "value"))
+
+    def clear(self):
+        if self.frozen:
+            raise UsageError("the batch is being written")
+        self.size = BATCH_HEADER_SIZE
+        self.count = 0
+        self.family_max = 0
+
+    def __len__(self):
+        return self.count
+
+    @property
+    def size_bytes(self):
+        return self.size
+
+    def payload(self, uint64_t first_sequence):
+        """The WAL payload that a write at this sequence makes."""
+        put_fixed64(self.data, first_sequence)
+        put_fixed32(self.data + 8, self.count)
+        return PyBytes_FromStringAndSize(<const char*>self.data, <Py_ssize_t>self.size)
+
+    def __repr__(self):
+        return f"WriteBatch({self.count} operations, {self.size} bytes)"
+
+
+def decode_batch(const uint8_t[::1] payload not None):
+    """(first sequence, [(kind, family, key, value)]); Corruption with the offset inside the payload."""
+    cdef Reader r = reader(&payload[0] if payload.shape[0] else NULL, <size_t>payload.shape[0])
+    cdef size_t total = <size_t>payload.shape[0]
+    cdef uint64_t sequence = 0
+    cdef uint32_t count = 0, i
+    cdef uint8_t kind = 0
+    cdef const uint8_t* prefix = NULL
+    cdef const uint8_t* value = NULL
+    cdef size_t prefix_size = 0, value_size = 0
+    cdef list found = []
+    if not read_fixed64(&r, &sequence) or not read_fixed32(&r, &count):
+        raise Corruption("write batch has no header", offset=0)
+    for i in range(count):
+        value = NULL
+        value_size = 0
+        if not read_byte(&r, &kind) or not read_bytes(&r, &prefix, &prefix_size) or prefix_size == 0:
+            raise Corruption("write batch ends inside a key", offset=total - left(&r))
+        if kind == KIND_PUT:
+            if not read_bytes(&r, &value, &value_size):
+                raise Corruption("write batch ends inside a value", offset=total - left(&r))
+        elif kind != KIND_DELETE:
+            raise Corruption("write batch has an unknown kind", offset=total - left(&r), found=kind)
+        found.append((kind, prefix[0], prefix[1:prefix_size], value[:value_size] if kind == KIND_PUT else None))
+    if left(&r):
+        raise Corruption("write batch has bytes after its last record", offset=total - left(&r))
+    return sequence, found

@@ -1,0 +1,52 @@
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from nokv._ext.cursor cimport Cursor, Slice
+
+cdef enum:
+    HEIGHT_MAX = 12
+
+cdef struct Entry:                  # one version of a key; its value follows
+    Entry* older
+    uint64_t packed                 # sequence << 8 | kind
+    uint32_t value_size
+    uint32_t value_capacity
+
+cdef struct Node:                   # one user key; `height` next pointers lie before it, the key (family || user key) after it
+    Entry* newest
+    Node* previous
+    uint64_t hash
+    uint32_t key_size
+    uint32_t height
+
+cdef struct Chunk:
+    Chunk* next
+
+cdef struct Table:                  # everything a cursor needs, without a Python object
+    Node* head
+    Node* tails[12]                 # last node of each level: ascending keys are appended without a search
+    int height
+    uint64_t dice
+    uint64_t* slots                 # open addressing: 16 bits of hash, 48 bits of Node*
+    uint64_t slot_count             # a power of two
+    uint64_t nodes
+    uint64_t entries
+    uint64_t deletes
+    Chunk* chunks
+    uint8_t* free
+    uint64_t free_size
+    uint64_t next_chunk_size
+    uint64_t allocated              # bytes asked from the system
+    uint64_t used                   # bytes handed out, and the hash index: what the write buffer's limit is compared with
+    uint64_t largest_sequence
+
+cdef class MemTable:
+    cdef Table t
+    cdef public uint64_t first_segment      # the oldest WAL segment that holds a record of this table
+    cdef int add(self, uint64_t sequence, int kind, const uint8_t* prefix, size_t prefix_size, const uint8_t* value,
+                 size_t value_size, uint64_t newest_snapshot) noexcept nogil
+    cdef int get(self, const uint8_t* prefix, size_t prefix_size, uint64_t hash, uint64_t sequence, Slice* value,
+                 int* kind) noexcept nogil
+    cdef Cursor* cursor(self) noexcept nogil
+
+cdef uint64_t hash_prefix(const uint8_t* p, size_t n) noexcept nogil
+cdef void prefetch_slot(Table* t, uint64_t hash) noexcept nogil
