@@ -22,7 +22,7 @@ except ImportError:  # the one extra without which nothing here works
 
 from nokv.errors import NoKVError
 
-__all__ = ["LazyGroup", "cli", "main"]
+__all__ = ["LazyGroup", "cli", "main", "run", "run_command"]
 
 
 class LazyGroup(click.Group):
@@ -117,9 +117,14 @@ def main(argv: list[str] | None = None) -> NoReturn:
 
 
 def run(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code; every error has been printed."""
+    """Run one `nokv` command and return its exit code; every error has been printed."""
+    return run_command(cli, argv, "nokv")
+
+
+def run_command(command: click.Command, argv: list[str] | None = None, name: str | None = None) -> int:
+    """Run any click command with the manners of this module."""
     try:
-        result = cli.main(args=argv, prog_name="nokv", standalone_mode=False)
+        result = command.main(args=argv, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as stop:

@@ -1,6 +1,6 @@
 """`--metrics-addr`: `/metrics` (Prometheus text), `/debug/vars` (JSON), `/healthz`, on a thread of its own.
 
-`collect()` returns a plain nested dict of figures. It runs on this server's thread, so whoever passes it in brings it to
+`collect()` returns a plain nested dict. It runs on this server's thread, so whoever passes it in brings it to
 the right place first (`server.py` runs it on the event loop). Numbers become gauges named by their path; strings do not
 appear in `/metrics`. A scrape that fails answers 500 and counts; it never takes the process down.
 """

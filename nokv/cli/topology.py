@@ -6,8 +6,9 @@
       "stores":      [ { "store_id": 1, "addr": "...", "docker_addr": "...", "work_dir": "..." }, ... ],
       "regions":     [ { "id": 1, "start_key": "", "end_key": "-", "peers": [ { "store_id": 1, "peer_id": 101 } ] } ] }
 
-Two layers: addresses are always read, regions are a bootstrap seed that is read once; at run time the coordinator is the
-truth about routes. Keys are text, `hex:...` or `base64:...`; empty or `-` is unbounded. An unknown field is an error.
+Two layers: addresses are always read, regions are a bootstrap seed that is read once; at run time the coordinator is
+the truth about routes. Keys are text, `hex:...` or `base64:...`; empty or `-` is unbounded. An unknown field is an
+error.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import base64
 import binascii
 import difflib
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +144,7 @@ def _check(found: Topology, path: str) -> None:
             raise UsageError(f"{path}: region {region.id} ends before it starts")
         ranges.append((start, end, region.id))
     ranges.sort()
-    for (_, end, first), (start, _, second) in zip(ranges, ranges[1:], strict=False):
+    for (_, end, first), (start, _, second) in itertools.pairwise(ranges):
         if not end or start < end:
             raise UsageError(f"{path}: regions {first} and {second} overlap")
 
