@@ -28,6 +28,7 @@ from nokv.raft.errors import (
     StepRejected,
     StorageError,
 )
+from nokv.raft.rawnode import RaftStatus, RawNode
 from nokv.raft.storage import LogStorage, MemoryStorage
 from nokv.raft.types import (
     ConfState,
@@ -66,6 +67,8 @@ __all__ = [
     "RaftConfig",
     "RaftLogger",
     "RaftSnapshot",
+    "RaftStatus",
+    "RawNode",
     "ReadMode",
     "ReadState",
     "Ready",

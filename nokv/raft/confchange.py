@@ -29,6 +29,7 @@ __all__ = [
     "ConfChangeV2",
     "SingleChange",
     "decode_conf_change",
+    "describe_conf_change",
     "encode_conf_change",
     "restore",
 ]
@@ -183,6 +184,27 @@ def _decode_v2(data: bytes) -> ConfChangeV2:
     if size > _CONTEXT_MAX_BYTES or position + size != end:
         raise Corruption("conf change: context length", offset=position, expected=end - position, found=size)
     return ConfChangeV2(tuple(changes), transition, data[position:end])
+
+
+_KIND_LABELS = {
+    ConfChangeKind.ADD_VOTER: "ConfChangeAddNode",
+    ConfChangeKind.REMOVE: "ConfChangeRemoveNode",
+    ConfChangeKind.UPDATE: "ConfChangeUpdateNode",
+    ConfChangeKind.ADD_LEARNER: "ConfChangeAddLearnerNode",
+}
+_TRANSITION_LABELS = {
+    ConfChangeTransition.AUTO: "ConfChangeTransitionAuto",
+    ConfChangeTransition.JOINT_IMPLICIT: "ConfChangeTransitionJointImplicit",
+    ConfChangeTransition.JOINT_EXPLICIT: "ConfChangeTransitionJointExplicit",
+}
+
+
+def describe_conf_change(change: ConfChange | ConfChangeV2) -> str:
+    """As a log line shows it."""
+    if isinstance(change, ConfChange):
+        return f"type:{_KIND_LABELS[change.kind]} node_id:{change.node_id}"
+    changes = "".join(f" changes:{{type:{_KIND_LABELS[c.kind]} node_id:{c.node_id}}}" for c in change.changes)
+    return f"transition:{_TRANSITION_LABELS[change.transition]}{changes}"
 
 
 # -- the calculator ---------------------------------------------------------------------------------------------------

@@ -82,6 +82,11 @@ class Configuration:
     def vote_result(self, votes: Mapping[int, bool]) -> VoteResult:
         return joint_vote(self.incoming, self.outgoing, votes)
 
+    def committed(self, acked: Mapping[int, int]) -> int:
+        if self.outgoing:
+            return joint_committed(self.incoming, self.outgoing, acked)
+        return majority_committed(self.incoming, acked)
+
     def copy(self) -> Configuration:
         return Configuration(
             set(self.incoming), set(self.outgoing), set(self.learners), set(self.learners_next), self.auto_leave
