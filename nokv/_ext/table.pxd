@@ -9,6 +9,14 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from nokv._ext.blockcache cimport BlockCache, CacheData, CachedBlock
 from nokv._ext.cursor cimport Cursor, Slice
 
+cdef enum:
+    CODEC_NONE = 0                      # codec values never change
+    CODEC_ZSTD = 1
+    BLOCK_TRAILER_SIZE = 9
+    FOOTER_SIZE = 64
+    INTERNAL_KEY_SIZE_MAX = 1 << 17
+    ZSTD_RAW_SIZE_MAX = 4 << 20         # larger blocks are stored plain, so a frame can never blow up memory
+
 cdef struct IndexEntry:
     Slice key                           # internal key >= every key of the block and < every key of the next one
     uint64_t offset
@@ -49,4 +57,10 @@ cdef class Table:
     cdef readonly dict properties
     cdef BlockCache cache
     cdef object __weakref__
+    cdef _damaged(self, uint64_t offset, str reason, expected=*, found=*)
+    cdef const uint8_t* _meta_block(self, uint64_t offset, uint64_t size, uint64_t end, str name) except NULL
+    cdef _open(self)
+    cdef _read_properties(self, uint64_t offset, uint64_t size)
+    cdef _read_index(self, uint64_t offset, uint64_t size, uint64_t data_end)
+    cdef _check_meta(self, meta)
     cpdef raise_status(self, int status)

@@ -22,4 +22,5 @@ cdef class Version:
                  CachedBlock** pin) noexcept nogil
     cdef int cursor_count(self) noexcept nogil                          # how many cursors add_cursors makes
     cdef int add_cursors(self, Cursor** out, int max) noexcept nogil    # how many, or < 0 a CursorStatus (none made then)
+    cdef int _undo(self, Cursor** out, int n) noexcept nogil
     cpdef raise_status(self, int status)                                # Corruption with file and offset, MemoryError, ...

@@ -1,0 +1,21 @@
+from typing import Any
+
+from nokv._ext.blockcache import BlockCache
+from nokv._ext.merge import OwnedCursor
+from nokv.env.ports import Buffer
+
+MAGIC: bytes
+FORMAT_VERSION: int
+PROPERTIES: dict[int, str]
+
+class Table:
+    path: str
+    meta: Any
+    properties: dict[str, Any]
+    def __init__(
+        self, buffer: Buffer, path: str, cache: BlockCache, *, meta: object = None, global_sequence: int | None = None
+    ) -> None: ...
+    def raise_status(self, status: int) -> None: ...
+    def get(self, prefix: bytes, sequence: int = ...) -> tuple[int, bytes] | None: ...
+    def cursor(self) -> OwnedCursor: ...
+    def verify(self) -> int: ...

@@ -1,0 +1,35 @@
+from collections.abc import Iterable
+from typing import Any
+
+from nokv._ext.merge import OwnedCursor
+from nokv.env.ports import WritableFile
+
+class VersionFilter:
+    dropped: int
+    def __init__(
+        self, snapshots: Iterable[int] = (), *, bottom: bool = False, export: bool = False, tombstones: bool = False
+    ) -> None: ...
+
+class TableBuilder:
+    entries: int
+    deletes: int
+    compression: str
+    def __init__(
+        self,
+        file: WritableFile,
+        *,
+        compression: str = "none",
+        level: int = 1,
+        block_bytes: int = 4096,
+        restart_interval: int = 16,
+        bloom_bits: int = 10,
+        created_ms: int = 0,
+        external: bool = False,
+    ) -> None: ...
+    def fill(
+        self, source: OwnedCursor, versions: VersionFilter, table_bytes: int, end: bytes | None = None
+    ) -> bool: ...
+    def add(self, prefix: bytes, value: bytes | None, sequence: int = 0) -> None: ...
+    def finish(self) -> dict[str, Any]: ...
+
+def encode_properties(properties: dict[str, Any]) -> bytes: ...

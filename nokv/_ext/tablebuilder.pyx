@@ -1,0 +1,608 @@
+"""Building sorted string tables (docs/formats/sst.md): one C loop per table, without the GIL.
+
+Finished blocks gather raw; about once per megabyte the loop takes the GIL, compresses what has gathered in one call (which itself
+drops the GIL) and hands the bytes to the file. A table ends when it is large enough, but never between two versions of one key,
+so that tables of one level are disjoint by user key.
+
+What is left out (`fill`): a version is visible to a snapshot s if its sequence is <= s; of all versions of a key that the
+same set of snapshots sees only the newest is kept. `snapshots` is sorted; "now" is always one more. At the bottom (nothing
+older can exist below) a delete that is older than every snapshot goes too.
+"""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memset
+
+from nokv._ext.codec cimport put_fixed32, put_varint
+from nokv._ext.crc32c cimport crc32c
+from nokv._ext.cursor cimport (
+    CURSOR_IO,
+    CURSOR_NO_MEMORY,
+    CURSOR_OK,
+    Cursor,
+    KIND_DELETE,
+    KIND_PUT,
+    Slice,
+    TRAILER_SIZE,
+    compare_bytes,
+    put_trailer,
+    read_trailer,
+)
+from nokv._ext.merge cimport OwnedCursor
+from nokv._ext.table cimport (
+    BLOCK_TRAILER_SIZE,
+    CODEC_NONE,
+    CODEC_ZSTD,
+    INTERNAL_KEY_SIZE_MAX,
+    ZSTD_RAW_SIZE_MAX,
+    filter_hash,
+)
+
+import struct
+
+from nokv._ext.table import FORMAT_VERSION, MAGIC
+from nokv.errors import InvariantError, UsageError
+
+cdef enum:
+    CHUNK = 1 << 20                     # raw bytes that gather before they are compressed and written
+    FILL_MORE = 1                       # the table is full, the source has more
+    FILL_DONE = 2
+    LINE = 64
+    PROBES = 6
+
+cdef uint64_t NO_SEQUENCE = <uint64_t>-1
+
+cdef struct Buffer:
+    uint8_t* data
+    size_t size
+    size_t room
+
+cdef struct PendingBlock:
+    size_t end                          # in `raw`
+    size_t separator_end                # in `separators`
+
+
+cdef inline bint reserve(Buffer* b, size_t more) noexcept nogil:
+    cdef size_t wanted
+    cdef uint8_t* data
+    if more <= b.room - b.size:
+        return True
+    wanted = b.room * 2
+    if wanted < b.size + more:
+        wanted = b.size + more
+    if wanted < 256:
+        wanted = 256
+    data = <uint8_t*>realloc(b.data, wanted)
+    if data == NULL:
+        return False
+    b.data = data
+    b.room = wanted
+    return True
+
+
+cdef inline bint append(Buffer* b, const uint8_t* data, size_t size) noexcept nogil:
+    if not reserve(b, size):
+        return False
+    if size:
+        memcpy(b.data + b.size, data, size)
+        b.size += size
+    return True
+
+
+cdef inline bint append_varint(Buffer* b, uint64_t value) noexcept nogil:
+    if not reserve(b, 10):
+        return False
+    b.size += put_varint(b.data + b.size, value)
+    return True
+
+
+cdef bytes as_bytes(Buffer* b):
+    return PyBytes_FromStringAndSize(<const char*>b.data, <Py_ssize_t>b.size)
+
+
+cdef class VersionFilter:
+    """Decides entry by entry, newest version first, what goes into the new tables. One per merge, across its tables.
+
+    bottom      nothing below the output can hold an older version of any key in it
+    export      the new tables are external: only what a reader at `snapshots[0]` sees, with sequence 0; deletes are left out
+    tombstones  (with export) write a delete for every key that the reader sees, instead of its value
+    """
+    cdef uint64_t* snapshots
+    cdef int count
+    cdef bint bottom
+    cdef bint export
+    cdef bint tombstones
+    cdef Buffer last                    # user key of the entry before
+    cdef bint has_last
+    cdef uint64_t last_sequence
+    cdef readonly uint64_t dropped
+
+    def __init__(self, snapshots=(), *, bint bottom=False, bint export=False, bint tombstones=False):
+        ordered = sorted(set(snapshots))
+        if export and len(ordered) != 1:
+            raise UsageError("an export needs exactly one snapshot")
+        self.snapshots = <uint64_t*>malloc((len(ordered) + 1) * sizeof(uint64_t))
+        if self.snapshots == NULL:
+            raise MemoryError
+        self.count = <int>len(ordered)
+        for i, s in enumerate(ordered):
+            self.snapshots[<int>i] = s
+        self.bottom = bottom
+        self.export = export
+        self.tombstones = tombstones
+
+    def __dealloc__(self):
+        free(self.snapshots)
+        free(self.last.data)
+
+    cdef int stripe(self, uint64_t sequence) noexcept nogil:
+        """How many snapshots do not see it: versions with the same number are seen by the same snapshots."""
+        cdef int low = 0
+        cdef int high = self.count
+        cdef int middle
+        while low < high:
+            middle = (low + high) // 2
+            if self.snapshots[middle] < sequence:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    cdef int keep(self, const uint8_t* prefix, size_t size, uint64_t sequence, int kind) noexcept nogil:
+        """1 write it, 0 leave it out, < 0 CursorStatus."""
+        cdef bint same = self.has_last and self.last.size == size and memcmp(self.last.data, prefix, size) == 0
+        cdef uint64_t newer = self.last_sequence
+        if self.export and sequence > self.snapshots[0]:
+            return 0                    # not visible yet: as if it were not there
+        if not same:
+            self.last.size = 0
+            if not append(&self.last, prefix, size):
+                return CURSOR_NO_MEMORY
+            self.has_last = True
+        self.last_sequence = sequence
+        if same and self.stripe(newer) == self.stripe(sequence):
+            self.dropped += 1
+            return 0
+        if kind == KIND_DELETE and (self.export or (self.bottom and self.stripe(sequence) == 0)):
+            self.dropped += 1
+            return 0
+        return 1
+
+
+cdef class TableBuilder:
+    """Writes one table to `file` (a WritableFile). One thread; after an error the file is garbage: close and remove it."""
+    cdef object file
+    cdef object compressor
+    cdef readonly str compression
+    cdef size_t block_bytes
+    cdef int restart_interval
+    cdef int bloom_bits
+    cdef uint64_t created_ms
+    cdef bint external
+    cdef Buffer block                   # entries of the block under construction
+    cdef Buffer restarts
+    cdef int since_restart
+    cdef Buffer last_key                # internal key
+    cdef Buffer smallest
+    cdef Buffer raw                     # finished raw blocks, waiting
+    cdef Buffer separators              # their index keys
+    cdef Buffer pending                 # PendingBlock each
+    cdef Buffer index
+    cdef Buffer hashes
+    cdef bint block_closed              # its index key waits for the next block's first key
+    cdef uint64_t written
+    cdef uint32_t file_crc
+    cdef readonly uint64_t entries
+    cdef readonly uint64_t deletes
+    cdef uint64_t min_sequence
+    cdef uint64_t max_sequence
+    cdef uint64_t raw_bytes
+    cdef uint64_t blocks
+    cdef object error
+
+    def __cinit__(self):
+        self.min_sequence = NO_SEQUENCE
+
+    def __init__(self, file, *, str compression="none", int level=1, size_t block_bytes=4096, int restart_interval=16,
+                 int bloom_bits=10, uint64_t created_ms=0, bint external=False):
+        if compression == "zstd":
+            import zstandard
+
+            self.compressor = zstandard.ZstdCompressor(level=level, write_content_size=True)
+        elif compression != "none":
+            raise UsageError(f"unknown compression {compression!r}", hint="use 'none' or 'zstd'")
+        if not (64 <= block_bytes <= ZSTD_RAW_SIZE_MAX and 1 <= restart_interval <= 1024 and 0 <= bloom_bits <= 64):
+            raise UsageError("block_bytes, restart_interval or bloom_bits is out of range")
+        self.file = file
+        self.compression = compression
+        self.block_bytes = block_bytes
+        self.restart_interval = restart_interval
+        self.bloom_bits = bloom_bits
+        self.created_ms = created_ms
+        self.external = external
+
+    def __dealloc__(self):
+        free(self.block.data)
+        free(self.restarts.data)
+        free(self.last_key.data)
+        free(self.smallest.data)
+        free(self.raw.data)
+        free(self.separators.data)
+        free(self.pending.data)
+        free(self.index.data)
+        free(self.hashes.data)
+
+    # -- the C side: CURSOR_OK or a CursorStatus ----------------------------------------------------------------------
+    cdef int close_block(self) noexcept nogil:
+        """The block under construction moves to `raw`; its index key waits for the next key."""
+        cdef PendingBlock done
+        if not append(&self.block, self.restarts.data, self.restarts.size) or not reserve(&self.block, 4):
+            return CURSOR_NO_MEMORY
+        put_fixed32(self.block.data + self.block.size, <uint32_t>(self.restarts.size // 4))
+        self.block.size += 4
+        if not append(&self.raw, self.block.data, self.block.size):
+            return CURSOR_NO_MEMORY
+        self.raw_bytes += self.block.size
+        self.block.size = 0
+        self.restarts.size = 0
+        self.since_restart = 0
+        done.end = self.raw.size
+        done.separator_end = 0          # filled by put_separator
+        if not append(&self.pending, <uint8_t*>&done, sizeof(done)):
+            return CURSOR_NO_MEMORY
+        self.block_closed = True
+        return CURSOR_OK
+
+    cdef int put_separator(self, const uint8_t* next_key, size_t next_size) noexcept nogil:
+        """The index key of the block just closed: short, >= its last key, < `next_key` (NULL: there is none)."""
+        cdef size_t n = 0
+        cdef size_t last_prefix = self.last_key.size - TRAILER_SIZE
+        cdef size_t next_prefix
+        cdef size_t at
+        cdef PendingBlock* done
+        self.block_closed = False
+        if next_key != NULL:
+            next_prefix = next_size - TRAILER_SIZE
+            while n < last_prefix and n < next_prefix and self.last_key.data[n] == next_key[n]:
+                n += 1
+        if next_key != NULL and n < next_prefix:
+            # the next user key up to its first new byte, with a trailer smaller than any real one
+            if not append(&self.separators, next_key, n + 1) or not reserve(&self.separators, TRAILER_SIZE):
+                return CURSOR_NO_MEMORY
+            memset(self.separators.data + self.separators.size, 0, TRAILER_SIZE)
+            self.separators.size += TRAILER_SIZE
+        elif not append(&self.separators, self.last_key.data, self.last_key.size):
+            return CURSOR_NO_MEMORY     # the same user key goes on in the next block, or the table ends
+        done = <PendingBlock*>(self.pending.data + self.pending.size - sizeof(PendingBlock))
+        done.separator_end = self.separators.size
+        return CURSOR_OK
+
+    cdef int add_entry(self, const uint8_t* prefix, size_t prefix_size, const uint8_t* trailer, const uint8_t* value,
+                       size_t value_size) noexcept nogil:
+        """Append one entry; `trailer` is the one to store."""
+        cdef size_t shared = 0
+        cdef size_t limit
+        cdef uint64_t hash, packed
+        cdef int status
+        cdef uint8_t[TRAILER_SIZE] first_trailer
+        if prefix_size + TRAILER_SIZE > INTERNAL_KEY_SIZE_MAX:
+            return CURSOR_IO
+        if self.block_closed:
+            if not reserve(&self.block, prefix_size + TRAILER_SIZE):
+                return CURSOR_NO_MEMORY
+            memcpy(self.block.data, prefix, prefix_size)        # borrowed as scratch: the block is empty
+            memcpy(self.block.data + prefix_size, trailer, TRAILER_SIZE)
+            status = self.put_separator(self.block.data, prefix_size + TRAILER_SIZE)
+            if status != CURSOR_OK:
+                return status
+            if self.raw.size >= CHUNK:
+                status = self.write_pending()
+                if status != CURSOR_OK:
+                    return status
+        if self.since_restart == 0 or self.since_restart >= self.restart_interval:
+            if not reserve(&self.restarts, 4):
+                return CURSOR_NO_MEMORY
+            put_fixed32(self.restarts.data + self.restarts.size, <uint32_t>self.block.size)
+            self.restarts.size += 4
+            self.since_restart = 0
+        else:
+            limit = self.last_key.size - TRAILER_SIZE
+            if limit > prefix_size:
+                limit = prefix_size
+            while shared < limit and self.last_key.data[shared] == prefix[shared]:
+                shared += 1
+        if not (append_varint(&self.block, shared) and append_varint(&self.block, prefix_size - shared + TRAILER_SIZE)
+                and append_varint(&self.block, value_size) and append(&self.block, prefix + shared, prefix_size - shared)
+                and append(&self.block, trailer, TRAILER_SIZE) and append(&self.block, value, value_size)):
+            return CURSOR_NO_MEMORY
+        self.since_restart += 1
+        if self.entries == 0 and not append(&self.smallest, prefix, prefix_size):
+            return CURSOR_NO_MEMORY
+        if self.bloom_bits and (self.entries == 0 or self.last_key.size != prefix_size + TRAILER_SIZE
+                                or memcmp(self.last_key.data, prefix, prefix_size) != 0):
+            hash = filter_hash(prefix, prefix_size)
+            if not append(&self.hashes, <uint8_t*>&hash, sizeof(hash)):
+                return CURSOR_NO_MEMORY
+        self.last_key.size = 0
+        if not append(&self.last_key, prefix, prefix_size) or not append(&self.last_key, trailer, TRAILER_SIZE):
+            return CURSOR_NO_MEMORY
+        packed = read_trailer(trailer)
+        self.entries += 1
+        if packed & 255 == KIND_DELETE:
+            self.deletes += 1
+        if packed >> 8 < self.min_sequence:
+            self.min_sequence = packed >> 8
+        if packed >> 8 > self.max_sequence:
+            self.max_sequence = packed >> 8
+        if self.block.size + self.restarts.size + 4 >= self.block_bytes:
+            return self.close_block()
+        return CURSOR_OK
+
+    cdef int write_pending(self) noexcept with gil:
+        """Compress and write what has gathered. A Python exception is kept in self.error, and CURSOR_IO returned."""
+        try:
+            self._write_pending()
+            return CURSOR_OK
+        except BaseException as error:  # raised again by the caller as soon as its C loop has stopped
+            self.error = error
+            return CURSOR_IO
+
+    cdef _write_pending(self):
+        cdef size_t n = self.pending.size // sizeof(PendingBlock)
+        cdef PendingBlock* blocks = <PendingBlock*>self.pending.data
+        cdef size_t i
+        cdef size_t start = 0
+        cdef size_t key_start = 0
+        cdef uint8_t[BLOCK_TRAILER_SIZE] trailer
+        cdef uint32_t crc
+        cdef const uint8_t* stored
+        cdef size_t stored_size
+        cdef uint8_t codec
+        cdef Buffer out
+        cdef const unsigned char[::1] frame
+        if n == 0:
+            return
+        frames = self._compress(n)
+        out.data = NULL
+        out.size = out.room = 0
+        try:
+            for i in range(n):
+                codec = CODEC_NONE
+                stored = self.raw.data + start
+                stored_size = blocks[i].end - start
+                raw_size = stored_size
+                if frames is not None and frames[i] is not None:
+                    frame = frames[i]
+                    if <size_t>frame.shape[0] < stored_size - stored_size // 8:     # else not worth a decoding
+                        codec = CODEC_ZSTD
+                        stored = &frame[0]
+                        stored_size = <size_t>frame.shape[0]
+                if raw_size > 0xFFFFFFFF:
+                    raise UsageError("an entry is too large for a table")
+                trailer[0] = codec
+                put_fixed32(trailer + 1, <uint32_t>raw_size)
+                crc = crc32c(0, stored, stored_size)
+                put_fixed32(trailer + 5, crc32c(crc, trailer, 5))
+                if not append(&out, stored, stored_size) or not append(&out, trailer, BLOCK_TRAILER_SIZE):
+                    raise MemoryError
+                if not append_varint(&self.index, blocks[i].separator_end - key_start) \
+                        or not append(&self.index, self.separators.data + key_start, blocks[i].separator_end - key_start) \
+                        or not append_varint(&self.index, stored_size):
+                    raise MemoryError
+                self.blocks += 1
+                start = blocks[i].end
+                key_start = blocks[i].separator_end
+            self._write(as_bytes(&out))
+        finally:
+            free(out.data)
+        self.raw.size = 0
+        self.separators.size = 0
+        self.pending.size = 0
+
+    cdef _compress(self, size_t n):
+        """A frame for each waiting block (None: store it plain), or None if nothing is compressed."""
+        cdef PendingBlock* blocks = <PendingBlock*>self.pending.data
+        cdef size_t i
+        cdef size_t start = 0
+        if self.compressor is None:
+            return None
+        parts = []
+        places = []
+        for i in range(n):
+            if blocks[i].end - start <= ZSTD_RAW_SIZE_MAX:
+                parts.append(PyBytes_FromStringAndSize(<const char*>self.raw.data + start, <Py_ssize_t>(blocks[i].end - start)))
+                places.append(i)
+            start = blocks[i].end
+        frames = [None] * n
+        if not parts:
+            return frames
+        if hasattr(self.compressor, "multi_compress_to_buffer"):        # one call, one release of the GIL
+            made = self.compressor.multi_compress_to_buffer(parts, threads=0)
+        else:
+            made = [self.compressor.compress(part) for part in parts]
+        for place, frame in zip(places, made, strict=True):
+            frames[place] = memoryview(frame)
+        return frames
+
+    cdef _write(self, bytes data):
+        cdef const uint8_t* p = <const uint8_t*><const char*>data
+        self.file_crc = crc32c(self.file_crc, p, len(data))
+        view = memoryview(data)
+        while view:
+            done = self.file.write(view)
+            if done <= 0:
+                raise OSError(5, "nothing was written")
+            view = view[done:]
+        self.written += len(data)
+
+    cdef _write_meta(self, bytes payload):
+        tail = struct.pack("<BI", CODEC_NONE, len(payload))
+        covered = payload + tail
+        self._write(covered + struct.pack("<I", crc32c(0, <const uint8_t*><const char*>covered, len(covered))))
+
+    cdef bytes _filter(self, uint64_t offset):
+        cdef size_t n = self.hashes.size // sizeof(uint64_t)
+        cdef const uint64_t* hashes = <const uint64_t*>self.hashes.data
+        cdef size_t padding = (LINE - offset % LINE) % LINE
+        cdef uint64_t lines = (n * self.bloom_bits + LINE * 8 - 1) // (LINE * 8)
+        cdef uint8_t* line
+        cdef uint64_t bits
+        cdef size_t i
+        cdef int k
+        cdef uint32_t bit
+        if n == 0:
+            return b""
+        if lines == 0:
+            lines = 1
+        out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(padding + lines * LINE))
+        cdef uint8_t* data = <uint8_t*><char*>out
+        with nogil:
+            memset(data, 0, padding + lines * LINE)
+            for i in range(n):
+                line = data + padding + ((hashes[i] >> 32) * lines >> 32) * LINE
+                bits = hashes[i] * <uint64_t>0xC2B2AE3D27D4EB4F
+                for k in range(PROBES):
+                    bit = <uint32_t>(bits >> (10 + 9 * k)) & 511
+                    line[bit >> 3] |= <uint8_t>(1 << (bit & 7))
+        return out
+
+    cdef _raise(self, int status):
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        if status == CURSOR_NO_MEMORY:
+            raise MemoryError
+        raise UsageError(f"an internal key may have at most {INTERNAL_KEY_SIZE_MAX} bytes")
+
+    # -- the Python side ----------------------------------------------------------------------------------------------
+    def fill(self, OwnedCursor source not None, VersionFilter versions not None, uint64_t table_bytes, bytes end=None):
+        """Append from where `source` stands until the table has `table_bytes` (roughly), the source ends, or its user key
+        reaches `end` (family || user key). True: there is more, start another table."""
+        cdef int status
+        cdef const uint8_t* end_data = NULL
+        cdef size_t end_size = 0
+        source.check()
+        if end is not None:
+            end_data = <const uint8_t*><const char*>end
+            end_size = len(end)
+        with nogil:
+            status = self._fill(source.c, versions, table_bytes, end_data, end_size)
+        source.check()
+        if status < 0:
+            self._raise(status)
+        return status == FILL_MORE
+
+    cdef int _fill(self, Cursor* c, VersionFilter versions, uint64_t table_bytes, const uint8_t* end,
+                   size_t end_size) noexcept nogil:
+        cdef size_t prefix_size
+        cdef uint64_t packed
+        cdef int status
+        cdef uint8_t[TRAILER_SIZE] zero_put
+        cdef uint8_t[TRAILER_SIZE] zero_delete
+        cdef const uint8_t* trailer
+        put_trailer(zero_put, 0, KIND_PUT)
+        put_trailer(zero_delete, 0, KIND_DELETE)
+        while c.valid:
+            prefix_size = c.key.size - TRAILER_SIZE
+            if end != NULL and compare_bytes(c.key.data, prefix_size, end, end_size) >= 0:
+                return FILL_DONE
+            trailer = c.key.data + prefix_size
+            packed = read_trailer(trailer)
+            status = versions.keep(c.key.data, prefix_size, packed >> 8, <int>(packed & 255))
+            if status < 0:
+                return status
+            if status:
+                if self.entries and self.written + self.raw.size + self.block.size >= table_bytes and (
+                        self.last_key.size != c.key.size or memcmp(self.last_key.data, c.key.data, prefix_size) != 0):
+                    versions.has_last = False       # this entry is looked at again, for the next table
+                    return FILL_MORE
+                if not versions.export:
+                    status = self.add_entry(c.key.data, prefix_size, trailer, c.value.data, c.value.size)
+                elif versions.tombstones:
+                    status = self.add_entry(c.key.data, prefix_size, zero_delete, NULL, 0)
+                else:
+                    status = self.add_entry(c.key.data, prefix_size, zero_put, c.value.data, c.value.size)
+                if status != CURSOR_OK:
+                    return status
+            c.ops.next(c)
+        return FILL_DONE if c.status == CURSOR_OK else c.status
+
+    def add(self, bytes prefix not None, value, uint64_t sequence=0):
+        """Append one entry by hand (`value` None: a delete). Keys rise; of one key the newest comes first."""
+        cdef uint8_t[TRAILER_SIZE] trailer
+        cdef const uint8_t* p = <const uint8_t*><const char*>prefix
+        cdef size_t n = len(prefix)
+        cdef bytes data = b"" if value is None else value
+        cdef int order
+        cdef int status
+        if n == 0 or sequence >> 56:
+            raise UsageError("an entry needs a family byte, and a sequence below 2**56")
+        put_trailer(trailer, sequence, KIND_DELETE if value is None else KIND_PUT)
+        if self.entries:
+            order = compare_bytes(self.last_key.data, self.last_key.size - TRAILER_SIZE, p, n)
+            if order > 0 or (order == 0 and memcmp(self.last_key.data + self.last_key.size - TRAILER_SIZE, trailer, 8) >= 0):
+                raise UsageError("the entries of a table must rise")
+        status = self.add_entry(p, n, trailer, <const uint8_t*><const char*>data, len(data))
+        if status != CURSOR_OK:
+            self._raise(status)
+
+    def finish(self):
+        """Write what is left, the filter, properties, index and footer. Does not sync. Returns the properties, with
+        "size" and "crc32c" of the whole file. At least one entry must have been added."""
+        cdef int status = CURSOR_OK
+        if self.entries == 0:
+            raise InvariantError("a table without entries")
+        if self.block.size:
+            status = self.close_block()
+        if status == CURSOR_OK and self.block_closed:
+            status = self.put_separator(NULL, 0)
+        if status != CURSOR_OK:
+            self._raise(status)
+        self._write_pending()
+        properties = {
+            "entries": self.entries,
+            "deletes": self.deletes,
+            "min_sequence": self.min_sequence,
+            "max_sequence": self.max_sequence,
+            "raw_bytes": self.raw_bytes,
+            "blocks": self.blocks,
+            "smallest": as_bytes(&self.smallest),
+            "largest": PyBytes_FromStringAndSize(<const char*>self.last_key.data,
+                                                 <Py_ssize_t>self.last_key.size - TRAILER_SIZE),
+            "codec": CODEC_ZSTD if self.compressor is not None else CODEC_NONE,
+            "created_ms": self.created_ms,
+            "external": int(self.external),
+        }
+        footer = []
+        for payload in (None, encode_properties(properties), as_bytes(&self.index)):
+            offset = self.written
+            if payload is None:
+                payload = self._filter(offset)
+            self._write_meta(payload)
+            footer += [offset, len(payload)]
+        head = struct.pack("<6QI", *footer, FORMAT_VERSION)
+        self._write(head + struct.pack("<I", crc32c(0, <const uint8_t*><const char*>(<bytes>head), len(head))) + MAGIC)
+        properties["codec"] = self.compression
+        properties["external"] = bool(self.external)
+        properties["size"] = self.written
+        properties["crc32c"] = self.file_crc
+        return properties
+
+
+def encode_properties(properties):
+    """varint tag, then the value as varint length + bytes; numbers are themselves varints."""
+    from nokv._ext.table import PROPERTIES
+
+    out = bytearray()
+    for tag, name in PROPERTIES.items():
+        value = properties[name]
+        data = value if isinstance(value, bytes) else varint(value)
+        out += varint(tag) + varint(len(data)) + data
+    return bytes(out)
+
+
+cdef bytes varint(uint64_t value):
+    cdef uint8_t[10] room
+    cdef size_t n = put_varint(room, value)
+    return PyBytes_FromStringAndSize(<const char*>room, <Py_ssize_t>n)

@@ -1,0 +1,283 @@
+"""An immutable set of tables. Point reads probe filters first; range reads use one cursor per level-0 table and one per level below.
+
+Sequences of level-0 tables do not overlap (a flush covers a span of its own, an ingested group has one sequence to itself), so
+the first hit from newest to oldest is the newest version. Below level 0 a deeper level never holds anything newer.
+"""
+
+from libc.stdint cimport uint8_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+from nokv._ext.blockcache cimport CachedBlock, release_block
+from nokv._ext.cursor cimport (
+    CURSOR_CORRUPT,
+    CURSOR_NO_MEMORY,
+    CURSOR_OK,
+    Cursor,
+    CursorOps,
+    Slice,
+    TRAILER_SIZE,
+    compare_bytes,
+)
+from nokv._ext.merge cimport OwnedCursor, merge_cursors
+from nokv._ext.table cimport Table, TableData, filter_hash, table_cursor, table_cursor_reset, table_get
+
+from nokv.errors import Corruption, InvariantError
+
+
+# -- a level below 0 as one cursor ------------------------------------------------------------------------------------
+cdef struct LevelCursor:
+    Cursor base
+    TableData** tables
+    int count
+    int at
+    Cursor* inner
+
+
+cdef inline int find_table(TableData** tables, int count, const uint8_t* prefix, size_t size) noexcept nogil:
+    """The first table whose largest key is >= prefix, or `count`."""
+    cdef int low = 0
+    cdef int high = count
+    cdef int middle
+    while low < high:
+        middle = low + (high - low) // 2
+        if compare_bytes(tables[middle].largest.data, tables[middle].largest.size, prefix, size) < 0:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef inline void open_at(LevelCursor* lc, int at) noexcept nogil:
+    lc.at = at
+    table_cursor_reset(lc.inner, lc.tables[at])
+
+
+cdef void settle(LevelCursor* lc, int direction) noexcept nogil:
+    """Show where `inner` stands; where it has run out, go on in the neighbour."""
+    while not lc.inner.valid and lc.inner.status == CURSOR_OK:
+        if direction > 0 and lc.at + 1 < lc.count:
+            open_at(lc, lc.at + 1)
+            lc.inner.ops.seek_first(lc.inner)
+        elif direction < 0 and lc.at > 0:
+            open_at(lc, lc.at - 1)
+            lc.inner.ops.seek_last(lc.inner)
+        else:
+            break
+    lc.base.valid = lc.inner.valid
+    lc.base.status = lc.inner.status
+    lc.base.key = lc.inner.key
+    lc.base.value = lc.inner.value
+
+
+cdef void level_seek_first(Cursor* self) noexcept nogil:
+    cdef LevelCursor* lc = <LevelCursor*>self.impl
+    open_at(lc, 0)
+    lc.inner.ops.seek_first(lc.inner)
+    settle(lc, 1)
+
+
+cdef void level_seek_last(Cursor* self) noexcept nogil:
+    cdef LevelCursor* lc = <LevelCursor*>self.impl
+    open_at(lc, lc.count - 1)
+    lc.inner.ops.seek_last(lc.inner)
+    settle(lc, -1)
+
+
+cdef void level_seek(Cursor* self, Slice internal_key) noexcept nogil:
+    cdef LevelCursor* lc = <LevelCursor*>self.impl
+    cdef int at = find_table(lc.tables, lc.count, internal_key.data, internal_key.size - TRAILER_SIZE)
+    if at == lc.count:
+        self.valid = False
+        return
+    open_at(lc, at)
+    lc.inner.ops.seek(lc.inner, internal_key)
+    settle(lc, 1)
+
+
+cdef void level_next(Cursor* self) noexcept nogil:
+    cdef LevelCursor* lc = <LevelCursor*>self.impl
+    lc.inner.ops.next(lc.inner)
+    settle(lc, 1)
+
+
+cdef void level_prev(Cursor* self) noexcept nogil:
+    cdef LevelCursor* lc = <LevelCursor*>self.impl
+    lc.inner.ops.prev(lc.inner)
+    settle(lc, -1)
+
+
+cdef void level_destroy(Cursor* self) noexcept nogil:
+    cdef LevelCursor* lc = <LevelCursor*>self.impl
+    lc.inner.ops.destroy(lc.inner)
+    free(lc)
+
+
+cdef CursorOps LEVEL_OPS
+LEVEL_OPS.seek_first = level_seek_first
+LEVEL_OPS.seek_last = level_seek_last
+LEVEL_OPS.seek = level_seek
+LEVEL_OPS.next = level_next
+LEVEL_OPS.prev = level_prev
+LEVEL_OPS.destroy = level_destroy
+
+
+cdef Cursor* level_cursor(TableData** tables, int count) noexcept nogil:
+    if count == 1:
+        return table_cursor(tables[0])
+    cdef LevelCursor* lc = <LevelCursor*>calloc(1, sizeof(LevelCursor))
+    if lc == NULL:
+        return NULL
+    lc.inner = table_cursor(tables[0])
+    if lc.inner == NULL:
+        free(lc)
+        return NULL
+    lc.base.impl = lc
+    lc.base.ops = &LEVEL_OPS
+    lc.tables = tables
+    lc.count = count
+    return &lc.base
+
+
+# -- version ----------------------------------------------------------------------------------------------------------
+cdef class Version:
+    """`levels[0]` newest first, `levels[1:]` in key order and disjoint; each a tuple of Table."""
+
+    def __init__(self, levels):
+        cdef Table table
+        cdef int i, j
+        self.levels = tuple(tuple(level) for level in levels)
+        self.data = <Level*>calloc(len(self.levels) + 1, sizeof(Level))
+        if self.data == NULL:
+            raise MemoryError
+        self.level_count = <int>len(self.levels)
+        for i in range(self.level_count):
+            tables = self.levels[i]
+            self.data[i].tables = <TableData**>calloc(len(tables) + 1, sizeof(TableData*))
+            if self.data[i].tables == NULL:
+                raise MemoryError
+            self.data[i].count = <int>len(tables)
+            for j in range(self.data[i].count):
+                table = tables[j]
+                self.data[i].tables[j] = &table.t
+                if i and j and compare_bytes(self.data[i].tables[j - 1].largest.data, self.data[i].tables[j - 1].largest.size,
+                                             table.t.smallest.data, table.t.smallest.size) >= 0:
+                    raise InvariantError(f"level {i}: {tables[j - 1].path} and {table.path} overlap")
+
+    def __dealloc__(self):
+        cdef int i
+        if self.data != NULL:
+            for i in range(self.level_count):
+                free(self.data[i].tables)
+            free(self.data)
+
+    cdef int get(self, const uint8_t* prefix, size_t prefix_size, uint64_t sequence, Slice* value, int* kind,
+                 CachedBlock** pin) noexcept nogil:
+        cdef uint64_t hash = filter_hash(prefix, prefix_size)
+        cdef int i, found
+        cdef Level* level
+        pin[0] = NULL
+        if self.level_count == 0:
+            return 0
+        for i in range(self.data[0].count):
+            found = table_get(self.data[0].tables[i], prefix, prefix_size, hash, sequence, value, kind, pin)
+            if found != 0:
+                return found
+        for i in range(1, self.level_count):
+            level = &self.data[i]
+            found = find_table(level.tables, level.count, prefix, prefix_size)
+            if found == level.count:
+                continue
+            found = table_get(level.tables[found], prefix, prefix_size, hash, sequence, value, kind, pin)
+            if found != 0:
+                return found
+        return 0
+
+    cdef int cursor_count(self) noexcept nogil:
+        cdef int i
+        cdef int n = 0
+        if self.level_count:
+            n = self.data[0].count
+        for i in range(1, self.level_count):
+            n += self.data[i].count > 0
+        return n
+
+    cdef int add_cursors(self, Cursor** out, int max) noexcept nogil:
+        cdef int i
+        cdef int n = 0
+        if self.cursor_count() > max:
+            return CURSOR_NO_MEMORY
+        if self.level_count:
+            for i in range(self.data[0].count):
+                out[n] = table_cursor(self.data[0].tables[i])
+                n += 1
+                if out[n - 1] == NULL:
+                    return self._undo(out, n - 1)
+        for i in range(1, self.level_count):
+            if self.data[i].count == 0:
+                continue
+            out[n] = level_cursor(self.data[i].tables, self.data[i].count)
+            n += 1
+            if out[n - 1] == NULL:
+                return self._undo(out, n - 1)
+        return n
+
+    cdef int _undo(self, Cursor** out, int n) noexcept nogil:
+        cdef int i
+        for i in range(n):
+            out[i].ops.destroy(out[i])
+        return CURSOR_NO_MEMORY
+
+    cpdef raise_status(self, int status):
+        """Raise what a failed read of this version stands for. CURSOR_OK: nothing."""
+        if status == CURSOR_OK:
+            return
+        if status == CURSOR_NO_MEMORY:
+            raise MemoryError
+        for tables in self.levels:
+            for table in tables:
+                if status == CURSOR_CORRUPT:
+                    (<Table>table).raise_status(status)
+        if status == CURSOR_CORRUPT:
+            raise Corruption("damaged data under a cursor")
+        raise OSError(5, "a block could not be decoded")
+
+    # -- for Python: the engine's steps, offline tools, tests -----------------------------------------------------------
+    def lookup(self, bytes prefix not None, uint64_t sequence=(1 << 56) - 1):
+        """(kind, value) of the newest entry of `prefix` (family || user key) with a sequence <= `sequence`, or None."""
+        cdef Slice value
+        cdef int kind = 0
+        cdef CachedBlock* pin = NULL
+        cdef const uint8_t* p = <const uint8_t*><const char*>prefix
+        cdef int found = self.get(p, len(prefix), sequence, &value, &kind, &pin)
+        if found < 0:
+            self.raise_status(found)
+        if found != 1:
+            return None
+        try:
+            return kind, ((<const char*>value.data)[:value.size] if value.size else b"")
+        finally:
+            release_block(pin)
+
+    def cursor(self):
+        """All entries of all tables, every version of every key."""
+        cdef int room = self.cursor_count()
+        cdef Cursor** children = <Cursor**>calloc(room + 1, sizeof(Cursor*))
+        cdef Cursor* merged
+        cdef int n
+        cdef int i
+        if children == NULL:
+            raise MemoryError
+        n = self.add_cursors(children, room)
+        if n < 0:
+            free(children)
+            raise MemoryError
+        merged = merge_cursors(children, n)
+        if merged == NULL:
+            for i in range(n):
+                children[i].ops.destroy(children[i])
+        free(children)
+        return OwnedCursor.make(merged, self)
+
+    def files(self):
+        """The FileMeta of every table, by level."""
+        return [[table.meta for table in tables] for tables in self.levels]
