@@ -31,6 +31,7 @@ cdef enum:
     PAIRS_KEYS_ONLY = 2
     # limits
     KEY_BYTES_MAX = 65536
+    WRITE_KEY_BYTES_MAX = 58232     # encoded and with a timestamp it is still a key of the engine
     VALUE_BYTES_MAX = 67108864
     COMMANDS_MAX = 1048576
     CRC_BYTES = 4

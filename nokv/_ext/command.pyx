@@ -93,9 +93,9 @@ cdef bint open_packed(const uint8_t* data, size_t size, Reader* r, uint8_t* kind
     return 1
 
 
-cdef inline void pack_key(Packer packer, bytes key) except *:
-    if PyBytes_GET_SIZE(key) > KEY_BYTES_MAX:
-        raise UsageError(f"a key has at most {KEY_BYTES_MAX} bytes, not {len(key)}")
+cdef inline void pack_key(Packer packer, bytes key, Py_ssize_t limit) except *:
+    if PyBytes_GET_SIZE(key) > limit:
+        raise UsageError(f"a key has at most {limit} bytes here, not {len(key)}")
     packer.sized(<const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
 
 
@@ -115,13 +115,13 @@ def pack_writes(operations not None):
     for key, found in operations:
         if found is None:
             packer.byte(COMMAND_DELETE)
-            pack_key(packer, key)
+            pack_key(packer, key, WRITE_KEY_BYTES_MAX)
         else:
             value = found
             if PyBytes_GET_SIZE(value) > VALUE_BYTES_MAX:
                 raise UsageError(f"a value has at most {VALUE_BYTES_MAX} bytes, not {len(value)}")
             packer.byte(COMMAND_PUT)
-            pack_key(packer, key)
+            pack_key(packer, key, WRITE_KEY_BYTES_MAX)
             pack_bytes(packer, value)
     return packer.seal()
 
@@ -143,7 +143,7 @@ def pack_gets(keys not None):
     packer.varint(len(keys))
     for key in keys:
         packer.byte(COMMAND_GET)
-        pack_key(packer, key)
+        pack_key(packer, key, KEY_BYTES_MAX)
     return packer.seal()
 
 
@@ -161,7 +161,7 @@ def pack_reads(commands not None):
     for command in commands:
         if isinstance(command, bytes):
             packer.byte(COMMAND_GET)
-            pack_key(packer, command)
+            pack_key(packer, command, KEY_BYTES_MAX)
             continue
         start, end, limit, flags = command
         if len(start) > KEY_BYTES_MAX or len(end) > KEY_BYTES_MAX:
@@ -209,7 +209,7 @@ def check_writes(bytes group not None, bytes start not None, bytes end not None)
     for i in range(count):
         if not read_byte(&r, &command) or not read_bytes(&r, &key, &key_size):
             raise _malformed("writes")
-        if key_size > KEY_BYTES_MAX:
+        if key_size > WRITE_KEY_BYTES_MAX:
             raise _malformed("writes")
         if command == COMMAND_PUT:
             if not read_bytes(&r, &value, &value_size) or value_size > VALUE_BYTES_MAX:

@@ -1,5 +1,6 @@
 from collections.abc import Callable, Iterable
-from typing import Any
+
+from nokv._ext.batch import WriteBatch
 
 TS_MAX: int
 SHORT_VALUE_MAX: int
@@ -31,6 +32,6 @@ def scan_visible(
     locks: dict[bytes, bytes] | None = None,
 ) -> tuple[list[tuple[bytes, bytes]], bool]: ...
 def apply_batch(
-    payload: bytes, batch: Any, write_family: Any, default_family: Any
+    payload: bytes, batch: WriteBatch, write_family: int, default_family: int
 ) -> tuple[int, list[int], int] | None: ...
 def pack_pairs_for_digest(pairs: list[tuple[bytes, bytes]]) -> bytes: ...

@@ -10,10 +10,12 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
+from nokv._ext.batch cimport WriteBatch
 from nokv._ext.codec cimport Reader, left, read_byte, read_bytes, read_fixed64, read_varint
 from nokv._ext.command cimport (
-    BATCH_WRITE, COMMAND_DELETE, COMMAND_PUT, COMMANDS_MAX, GROUP_WRITES, KEY_BYTES_MAX, VALUE_BYTES_MAX, open_packed,
+    BATCH_WRITE, COMMAND_DELETE, COMMAND_PUT, COMMANDS_MAX, GROUP_WRITES, VALUE_BYTES_MAX, WRITE_KEY_BYTES_MAX, open_packed,
 )
+from nokv._ext.cursor cimport KIND_PUT
 
 from nokv.errors import Corruption, KeyLocked
 
@@ -329,7 +331,7 @@ cdef int _check_batch(const uint8_t* data, size_t size) noexcept nogil:
         if not read_varint(&g, &count) or count > COMMANDS_MAX:
             return 0
         for j in range(count):
-            if not read_byte(&g, &command) or not read_bytes(&g, &p, &n) or n > KEY_BYTES_MAX:
+            if not read_byte(&g, &command) or not read_bytes(&g, &p, &n) or n > WRITE_KEY_BYTES_MAX:
                 return 0
             if command == COMMAND_PUT:
                 if not read_bytes(&g, &p, &n) or n > VALUE_BYTES_MAX:
@@ -341,7 +343,7 @@ cdef int _check_batch(const uint8_t* data, size_t size) noexcept nogil:
     return left(&r) == 0
 
 
-def apply_batch(bytes payload not None, batch not None, write_family, default_family):
+def apply_batch(bytes payload not None, WriteBatch batch not None, int write_family, int default_family):
     """Turn one Raft entry into commit records in `batch`. Returns (proposal_id, [commands per group], max_ts), or None
     if the payload is anything but a write batch: then nothing was added, the same on every replica (RS-08)."""
     cdef Reader r, g
@@ -351,11 +353,11 @@ def apply_batch(bytes payload not None, batch not None, write_family, default_fa
     cdef const uint8_t* value = NULL
     cdef size_t key_size = 0, value_size = 0
     cdef list counts = []
+    cdef bytes versioned, record
     cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(payload)
     cdef size_t size = PyBytes_GET_SIZE(payload)
     if not _check_batch(data, size):
         return None
-    put = batch.put
     open_packed(data, size, &r, &kind)
     read_fixed64(&r, &proposal_id)
     read_fixed64(&r, &max_ts)
@@ -368,19 +370,18 @@ def apply_batch(bytes payload not None, batch not None, write_family, default_fa
         for j in range(count):
             read_byte(&g, &command)
             read_bytes(&g, &key, &key_size)
-            if command == COMMAND_PUT:
-                read_bytes(&g, &value, &value_size)
-                if value_size > SHORT_VALUE_BYTES_MAX:
-                    # A one-phase commit's start_ts is its commit_ts: unique for the key, as commit timestamps are.
-                    put(_encode(key, key_size, True, commit_ts), value[:value_size], default_family)
-                    put(_encode(key, key_size, True, commit_ts),
-                        _write_record(WRITE_PUT, commit_ts, False, NULL, 0), write_family)
-                else:
-                    put(_encode(key, key_size, True, commit_ts),
-                        _write_record(WRITE_PUT, commit_ts, True, value, value_size), write_family)
+            versioned = _encode(key, key_size, True, commit_ts)
+            if command == COMMAND_DELETE:
+                record = _write_record(WRITE_DELETE, commit_ts, False, NULL, 0)
             else:
-                put(_encode(key, key_size, True, commit_ts),
-                    _write_record(WRITE_DELETE, commit_ts, False, NULL, 0), write_family)
+                read_bytes(&g, &value, &value_size)
+                if value_size <= SHORT_VALUE_BYTES_MAX:
+                    record = _write_record(WRITE_PUT, commit_ts, True, value, value_size)
+                else:
+                    # A one-phase commit's start_ts is its commit_ts: unique for the key, as commit timestamps are.
+                    batch.add(KIND_PUT, default_family, versioned, value[:value_size])
+                    record = _write_record(WRITE_PUT, commit_ts, False, NULL, 0)
+            batch.add(KIND_PUT, write_family, versioned, record)
         counts.append(count)
         if commit_ts > max_ts:
             max_ts = commit_ts

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nokv._ext import command, mvcc
+from nokv._ext.batch import WriteBatch, decode_batch
 from nokv.errors import Corruption, KeyLocked
 from nokv.mvcc import FAMILY_DEFAULT, FAMILY_LOCK, FAMILY_WRITE, TS_MAX, MvccReader
 
@@ -53,12 +54,18 @@ class DictView:
         return iter([(key, self.rows[key]) for key in keys[:limit]])
 
 
-class DictBatch:
-    def __init__(self, view: DictView) -> None:
-        self.view = view
+FAMILY_IDS = {2: FAMILY_WRITE, 3: FAMILY_DEFAULT}
 
-    def put(self, key: bytes, value: bytes, family: str) -> None:
-        self.view.family(family).rows[key] = value
+
+def apply(view: DictView, payload: bytes) -> tuple[int, list[int], int] | None:
+    """apply_batch, and then what the engine would do with the batch."""
+    batch = WriteBatch()
+    outcome = mvcc.apply_batch(payload, batch, 2, 3)
+    if len(batch):
+        for _kind, family, key, value in decode_batch(batch.payload(1))[1]:
+            assert value is not None
+            view.family(FAMILY_IDS[family]).rows[key] = value
+    return outcome
 
 
 @given(KEYS)
@@ -106,7 +113,7 @@ def test_reader_agrees_with_a_dict_of_versions(plain: dict[bytes, bytes], operat
     versions: dict[bytes, dict[int, bytes | None]] = {key: {-1: value} for key, value in plain.items()}
     for commit_ts, writes in operations:
         payload = command.pack_batch(1, 0, [(commit_ts, command.pack_writes(writes))])
-        assert mvcc.apply_batch(payload, DictBatch(view), FAMILY_WRITE, FAMILY_DEFAULT) == (
+        assert apply(view, payload) == (
             1,
             [len(writes)],
             commit_ts,
@@ -192,7 +199,7 @@ GOOD_GROUP = command.pack_puts([(b"k", b"v")])
 )
 def test_apply_rejects_everything_else_and_adds_nothing(payload: bytes) -> None:  # RS-08
     view = DictView({})
-    assert mvcc.apply_batch(payload, DictBatch(view), FAMILY_WRITE, FAMILY_DEFAULT) is None
+    assert apply(view, payload) is None
     assert not any(view.families.values())
 
 
@@ -200,5 +207,5 @@ def test_apply_floor_and_last_write_wins() -> None:
     view = DictView({})
     group = command.pack_writes([(b"k", b"1"), (b"k", b"2")])
     payload = command.pack_batch(9, 100, [(5, group)])
-    assert mvcc.apply_batch(payload, DictBatch(view), FAMILY_WRITE, FAMILY_DEFAULT) == (9, [2], 100)
+    assert apply(view, payload) == (9, [2], 100)
     assert MvccReader(view).get(b"k") == b"2"
