@@ -189,13 +189,17 @@ class PeerRemovalCancelled:
 # -- the coordinator's lease ------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class LeaseGranted:
-    """Opens an era for `holder`. The era before it must be sealed. The holder serves nothing until it has confirmed."""
+    """Opens an era for `holder`. The era before it must be sealed. The holder serves nothing until it has confirmed.
+
+    `incarnation` tells one process of that name from another: an era belongs to exactly one process.
+    """
 
     holder: str
     address: str
     era: int
     lease_ttl_ms: int
     lease_until_ms: int = 0
+    incarnation: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,8 @@ class Lease:
     lease_until_ms: int = 0
     confirmed: bool = False
     released: bool = False
+    incarnation: str = ""
+    revision: int = 0  # of the grant or the newest renewal: a competitor waits from when it first saw this one
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,9 +278,9 @@ class RootState:
             case PeerRemovalCancelled():
                 return self._cancelled(event.transition_id, event.region_id, revision, removal=True)
             case LeaseGranted():
-                return self._granted(event)
+                return self._granted(event, revision)
             case LeaseRenewed():
-                return self._renewed(event)
+                return self._renewed(event, revision)
             case LeaseReleased():
                 return self._released(event)
             case LeaseSealed():
@@ -443,28 +445,38 @@ class RootState:
         return _NEW
 
     # the lease
-    def _granted(self, event: LeaseGranted) -> bool:
+    def _granted(self, event: LeaseGranted, revision: int) -> bool:
         if not event.holder or event.lease_ttl_ms <= 0:
             raise UsageError("a lease needs a holder and a positive duration")
         lease = self.lease
         if lease is not None:
-            if (lease.era, lease.holder) == (event.era, event.holder):
+            if (lease.era, lease.holder, lease.incarnation) == (event.era, event.holder, event.incarnation):
                 return _ALREADY
             raise PreconditionFailed(f"era {lease.era} of {lease.holder} is not sealed")
         if event.era != self.era + 1:
             raise PreconditionFailed(f"the next era is {self.era + 1}, not {event.era}")
         self.era = event.era
-        self.lease = Lease(event.holder, event.address, event.era, event.lease_ttl_ms, event.lease_until_ms)
+        self.lease = Lease(
+            event.holder,
+            event.address,
+            event.era,
+            event.lease_ttl_ms,
+            event.lease_until_ms,
+            incarnation=event.incarnation,
+            revision=revision,
+        )
         return _NEW
 
-    def _renewed(self, event: LeaseRenewed) -> bool:
+    def _renewed(self, event: LeaseRenewed, revision: int) -> bool:
         lease = self._held(event.holder, event.era)
         if lease.released:
             raise PreconditionFailed(f"era {event.era} was released: it cannot be renewed")
         if event.lease_ttl_ms <= 0:
             raise UsageError("a lease needs a positive duration")
         # never `already`: a renewal is a sign of life, and competitors wait from the newest one they see
-        self.lease = replace(lease, lease_ttl_ms=event.lease_ttl_ms, lease_until_ms=event.lease_until_ms)
+        self.lease = replace(
+            lease, lease_ttl_ms=event.lease_ttl_ms, lease_until_ms=event.lease_until_ms, revision=revision
+        )
         return _NEW
 
     def _released(self, event: LeaseReleased) -> bool:

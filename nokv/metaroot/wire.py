@@ -316,6 +316,7 @@ def event_to_pb(event: RootEvent, *, time_ms: int = 0, author: str = "") -> root
             message.era = event.era
             message.lease_ttl_ms = event.lease_ttl_ms
             message.lease_until_ms = event.lease_until_ms
+            message.incarnation = event.incarnation
         case LeaseRenewed():
             message.holder = event.holder
             message.era = event.era
@@ -376,7 +377,8 @@ def event_from_pb(message: root_pb2.RootEvent) -> RootEvent:
             return PeerRemovalCancelled(transition_id, message.region.region_id)
         case EventKind.LEASE_GRANTED:
             address = _text(message.address, "address")
-            return LeaseGranted(holder, address, message.era, message.lease_ttl_ms, message.lease_until_ms)
+            incarnation = _text(message.incarnation, "incarnation")
+            return LeaseGranted(holder, address, message.era, message.lease_ttl_ms, message.lease_until_ms, incarnation)
         case EventKind.LEASE_RENEWED:
             return LeaseRenewed(holder, message.era, message.lease_ttl_ms, message.lease_until_ms)
         case EventKind.LEASE_RELEASED:
@@ -409,6 +411,8 @@ def lease_to_pb(lease: Lease) -> root_pb2.RootLease:
         lease_ttl_ms=lease.lease_ttl_ms,
         released=lease.released,
         confirmed=lease.confirmed,
+        incarnation=lease.incarnation,
+        revision=lease.revision,
     )
 
 
@@ -421,6 +425,8 @@ def lease_from_pb(message: root_pb2.RootLease) -> Lease:
         message.lease_until_ms,
         message.confirmed,
         message.released,
+        message.incarnation,
+        message.revision,
     )
 
 

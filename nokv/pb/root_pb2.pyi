@@ -50,7 +50,7 @@ ROOT_EVENT_HANDOFF_CONFIRMED: RootEventKind
 ROOT_EVENT_HANDOFF_CLOSED: RootEventKind
 
 class RootEvent(_message.Message):
-    __slots__ = ("kind", "token", "time_ms", "author", "store", "region", "peer", "transition_id", "allocator", "fence", "holder", "era", "lease_until_ms", "id_frontier", "tso_frontier", "address", "lease_ttl_ms")
+    __slots__ = ("kind", "token", "time_ms", "author", "store", "region", "peer", "transition_id", "allocator", "fence", "holder", "era", "lease_until_ms", "id_frontier", "tso_frontier", "address", "lease_ttl_ms", "incarnation")
     KIND_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     TIME_MS_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +68,7 @@ class RootEvent(_message.Message):
     TSO_FRONTIER_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     LEASE_TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     kind: RootEventKind
     token: _meta_pb2.RootToken
     time_ms: int
@@ -85,7 +86,8 @@ class RootEvent(_message.Message):
     tso_frontier: int
     address: str
     lease_ttl_ms: int
-    def __init__(self, kind: _Optional[_Union[RootEventKind, str]] = ..., token: _Optional[_Union[_meta_pb2.RootToken, _Mapping]] = ..., time_ms: _Optional[int] = ..., author: _Optional[str] = ..., store: _Optional[_Union[_meta_pb2.Store, _Mapping]] = ..., region: _Optional[_Union[_meta_pb2.Region, _Mapping]] = ..., peer: _Optional[_Union[_meta_pb2.Peer, _Mapping]] = ..., transition_id: _Optional[str] = ..., allocator: _Optional[str] = ..., fence: _Optional[int] = ..., holder: _Optional[str] = ..., era: _Optional[int] = ..., lease_until_ms: _Optional[int] = ..., id_frontier: _Optional[int] = ..., tso_frontier: _Optional[int] = ..., address: _Optional[str] = ..., lease_ttl_ms: _Optional[int] = ...) -> None: ...
+    incarnation: str
+    def __init__(self, kind: _Optional[_Union[RootEventKind, str]] = ..., token: _Optional[_Union[_meta_pb2.RootToken, _Mapping]] = ..., time_ms: _Optional[int] = ..., author: _Optional[str] = ..., store: _Optional[_Union[_meta_pb2.Store, _Mapping]] = ..., region: _Optional[_Union[_meta_pb2.Region, _Mapping]] = ..., peer: _Optional[_Union[_meta_pb2.Peer, _Mapping]] = ..., transition_id: _Optional[str] = ..., allocator: _Optional[str] = ..., fence: _Optional[int] = ..., holder: _Optional[str] = ..., era: _Optional[int] = ..., lease_until_ms: _Optional[int] = ..., id_frontier: _Optional[int] = ..., tso_frontier: _Optional[int] = ..., address: _Optional[str] = ..., lease_ttl_ms: _Optional[int] = ..., incarnation: _Optional[str] = ...) -> None: ...
 
 class RootBatch(_message.Message):
     __slots__ = ("proposer", "request_id", "expected_revision", "events")
@@ -100,7 +102,7 @@ class RootBatch(_message.Message):
     def __init__(self, proposer: _Optional[int] = ..., request_id: _Optional[int] = ..., expected_revision: _Optional[int] = ..., events: _Optional[_Iterable[_Union[RootEvent, _Mapping]]] = ...) -> None: ...
 
 class RootLease(_message.Message):
-    __slots__ = ("holder", "era", "lease_until_ms", "sealed", "address", "lease_ttl_ms", "released", "confirmed", "id_frontier", "tso_frontier")
+    __slots__ = ("holder", "era", "lease_until_ms", "sealed", "address", "lease_ttl_ms", "released", "confirmed", "id_frontier", "tso_frontier", "incarnation", "revision")
     HOLDER_FIELD_NUMBER: _ClassVar[int]
     ERA_FIELD_NUMBER: _ClassVar[int]
     LEASE_UNTIL_MS_FIELD_NUMBER: _ClassVar[int]
@@ -111,6 +113,8 @@ class RootLease(_message.Message):
     CONFIRMED_FIELD_NUMBER: _ClassVar[int]
     ID_FRONTIER_FIELD_NUMBER: _ClassVar[int]
     TSO_FRONTIER_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     holder: str
     era: int
     lease_until_ms: int
@@ -121,7 +125,9 @@ class RootLease(_message.Message):
     confirmed: bool
     id_frontier: int
     tso_frontier: int
-    def __init__(self, holder: _Optional[str] = ..., era: _Optional[int] = ..., lease_until_ms: _Optional[int] = ..., sealed: bool = ..., address: _Optional[str] = ..., lease_ttl_ms: _Optional[int] = ..., released: bool = ..., confirmed: bool = ..., id_frontier: _Optional[int] = ..., tso_frontier: _Optional[int] = ...) -> None: ...
+    incarnation: str
+    revision: int
+    def __init__(self, holder: _Optional[str] = ..., era: _Optional[int] = ..., lease_until_ms: _Optional[int] = ..., sealed: bool = ..., address: _Optional[str] = ..., lease_ttl_ms: _Optional[int] = ..., released: bool = ..., confirmed: bool = ..., id_frontier: _Optional[int] = ..., tso_frontier: _Optional[int] = ..., incarnation: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class FinishedTransition(_message.Message):
     __slots__ = ("transition_id", "region_id", "phase", "revision")

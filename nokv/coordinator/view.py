@@ -1,0 +1,175 @@
+"""What the coordinator knows: the rooted truth folded from the tail, and beside it views learnt from heartbeats.
+
+Pure; times are passed in. All of it can be lost at any moment: the truth is folded again, and heartbeats come back.
+Nothing learnt from a heartbeat changes the truth, and every answer says which of the two it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nokv.metaroot.events import NO_TOKEN, RootRecord, RootToken
+from nokv.metaroot.state import RootState
+from nokv.region import Peer, Region, Store
+
+__all__ = ["ClusterView", "Liveness", "RegionReport", "Route", "StoreReportView"]
+
+DISCONNECTED_AFTER_NS = 20_000_000_000
+DOWN_AFTER_NS = 300_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`region` is truth; `leader` is a view (None: unknown); `stores` are the rooted records of the peers' stores."""
+
+    region: Region
+    leader: Peer | None
+    stores: tuple[Store, ...]
+
+
+@dataclass(slots=True)
+class StoreReportView:
+    """The newest heartbeat of a store. A view."""
+
+    store_id: int
+    region_count: int
+    leader_count: int
+    used_bytes: int
+    mode: str
+    seen_ns: int
+    seen_ms: int
+
+
+@dataclass(slots=True)
+class RegionReport:
+    """Who leads a region, by the newest heartbeat of the highest term. A view."""
+
+    leader: Peer
+    term: int
+    applied_index: int
+    seen_ns: int
+
+
+class Liveness:
+    """The words for a store's liveness."""
+
+    UNKNOWN = "unknown"
+    UP = "up"
+    DISCONNECTED = "disconnected"
+    DOWN = "down"
+
+
+class ClusterView:
+    """`known`: some truth has arrived. `served` is the token of that truth; `current` the newest token heard of."""
+
+    __slots__ = ("_current", "known", "regions", "stores", "truth")
+
+    def __init__(self) -> None:
+        self.truth = RootState()
+        self.known = False
+        self._current = NO_TOKEN
+        self.stores: dict[int, StoreReportView] = {}
+        self.regions: dict[int, RegionReport] = {}
+
+    # -- truth
+    # ----------------------------------------------------------------------------------------------------------
+    @property
+    def served(self) -> RootToken:
+        return self.truth.last
+
+    @property
+    def current(self) -> RootToken:
+        return max(self._current, self.truth.last)
+
+    @property
+    def lag(self) -> int:
+        return self.current.revision - self.served.revision
+
+    def reset(self, state: RootState) -> bool:
+        """Start over from a state (bootstrap, reload). False, and nothing changes, if it is older than what we have."""
+        if self.known and state.last.revision < self.truth.last.revision:
+            return False
+        self.truth = state
+        self.known = True
+        self._forget_the_dead()
+        return True
+
+    def advance(self, records: Sequence[RootRecord]) -> None:
+        """Fold what follows; records that are in already are skipped. Raises InvariantError on a gap."""
+        for record in records:
+            if record.token.revision > self.truth.last.revision:
+                self.truth.replay(record)
+        self.known = True
+        if records:
+            self._forget_the_dead()
+
+    def heard_of(self, token: RootToken) -> None:
+        self._current = max(self._current, token)
+
+    def _forget_the_dead(self) -> None:
+        for region_id in [r for r in self.regions if self.truth.region(r) is None]:
+            del self.regions[region_id]
+
+    # -- heartbeats
+    # -----------------------------------------------------------------------------------------------------
+    def store_heartbeat(
+        self,
+        store_id: int,
+        *,
+        region_count: int,
+        leader_count: int,
+        used_bytes: int,
+        mode: str,
+        now_ns: int,
+        now_ms: int,
+    ) -> None:
+        self.stores[store_id] = StoreReportView(store_id, region_count, leader_count, used_bytes, mode, now_ns, now_ms)
+
+    def region_heartbeat(self, region: Region, leader: Peer, *, term: int, applied_index: int, now_ns: int) -> bool:
+        """False if the report is of an older term than the newest known, or of a region that does not exist (any
+        more)."""
+        if self.known and self.truth.region(region.region_id) is None:
+            return False
+        known = self.regions.get(region.region_id)
+        if known is not None and term < known.term:
+            return False
+        self.regions[region.region_id] = RegionReport(leader, term, applied_index, now_ns)
+        return True
+
+    def liveness(self, store_id: int, now_ns: int) -> str:
+        report = self.stores.get(store_id)
+        if report is None:
+            return Liveness.UNKNOWN
+        silent_ns = now_ns - report.seen_ns
+        if silent_ns >= DOWN_AFTER_NS:
+            return Liveness.DOWN
+        return Liveness.DISCONNECTED if silent_ns >= DISCONNECTED_AFTER_NS else Liveness.UP
+
+    # -- routes
+    # ---------------------------------------------------------------------------------------------------------
+    def _route(self, region: Region) -> Route:
+        report = self.regions.get(region.region_id)
+        leader = report.leader if report is not None else None
+        store_ids = [p.store_id for p in region.peers]
+        if leader is not None and leader.store_id not in store_ids:
+            store_ids.append(leader.store_id)  # a peer that the truth does not know yet
+        stores = tuple(store for store in map(self.truth.stores.get, store_ids) if store is not None)
+        return Route(region, leader, stores)
+
+    def route_by_key(self, key: bytes) -> Route | None:
+        region = self.truth.region_by_key(key)
+        return None if region is None else self._route(region)
+
+    def route_by_id(self, region_id: int) -> Route | None:
+        region = self.truth.region(region_id)
+        return None if region is None else self._route(region)
+
+    def scan(self, start_key: bytes, end_key: bytes, limit: int) -> list[Route]:
+        """Routes of every region that shares a key with [start_key, end_key), in key order, at most `limit`."""
+        routes: list[Route] = []
+        for region in self.truth.ranges.overlapping(start_key, end_key):
+            if len(routes) >= limit:
+                break
+            routes.append(self._route(region))
+        return routes
