@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from nokv.cli.main import LazyGroup
-from nokv.cli.output import emit, emit_rows, output_option, table
+from nokv.cli.output import emit_rows, output_option
 from nokv.errors import NotFound
 
 __all__ = ["manifest", "wal"]
@@ -59,9 +59,8 @@ def dump(workdir: str, payload: bool, output: str) -> None:
 
 def records(recovered: Any, files: Any) -> Iterator[tuple[Any, int, bytes]]:
     """What recovery would replay, in its order. The segment's own header record is left out."""
-    from nokv._ext.walcore import SegmentReader
+    from nokv._ext.wal import DATA_START, SegmentReader
     from nokv.engine.wal.log import LogPosition
-    from nokv.engine.wal.recovery import DATA_START
 
     for info in recovered.segments:
         reader = SegmentReader(files.map_file(info.path), info.number, DATA_START)

@@ -1,8 +1,8 @@
 """`nokv serve | coordinator | meta-root`: wire the servers of the planes into processes. Nothing else lives here.
 
-A server process logs to stderr, prints one line that begins with "ready " to stdout once it works, stops in order on SIGTERM
-or SIGINT (exit code 0), and refuses to listen beyond loopback unless --insecure-listen says that the network is trusted:
-this version has no TLS.
+A server process logs to stderr, prints one line that begins with "ready " to stdout once it works, stops in order on
+SIGTERM or SIGINT (exit code 0), and refuses to listen beyond loopback unless --insecure-listen says that the network
+is trusted: this version has no TLS.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ logger = logging.getLogger("nokv.cli")
 
 
 class Daemon(Protocol):
-    """What a plane's server offers: `start` returns when it works; `stop` is idempotent and returns when all is closed."""
+    """What a plane's server offers: `start` returns when it works; `stop` is idempotent and returns when all is
+    closed.
+    """
 
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
@@ -98,7 +100,9 @@ async def run_daemon(
 def server_options(function: _F) -> _F:
     for option in (
         click.option("--metrics-addr", metavar="HOST:PORT", help="Serve /metrics, /debug/vars and /healthz here."),
-        click.option("--insecure-listen", is_flag=True, help="Allow an address that others can reach. There is no TLS."),
+        click.option(
+            "--insecure-listen", is_flag=True, help="Allow an address that others can reach. There is no TLS."
+        ),
         click.option(
             "--log-level",
             type=click.Choice(["debug", "info", "warning", "error"]),
@@ -151,9 +155,7 @@ async def _meta_root(
 ) -> None:
     from nokv.metaroot.server import RootConfig, RootServer
 
-    config = RootConfig(
-        workdir=workdir, node_id=node_id, address=addr, peers=members, tick_interval_s=tick_ms / 1000
-    )
+    config = RootConfig(workdir=workdir, node_id=node_id, address=addr, peers=members, tick_interval_s=tick_ms / 1000)
     server = RootServer(config)
     await run_daemon(server, lambda: f"meta-root node={node_id} addr={addr}", metrics_addr)
 
@@ -163,8 +165,12 @@ async def _meta_root(
 @click.option("--coordinator-id", default="coordinator-1", show_default=True, help="Its name in the lease.")
 @click.option("--root-peer", "root_peers", multiple=True, metavar="ID=HOST:PORT", help="A meta-root peer (repeatable).")
 @click.option("--workdir", type=click.Path(), help="Without --root-peer: run a single meta-root peer in here.")
-@click.option("--lease-ttl", "lease_ttl_s", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Seconds.")
-@click.option("--lease-renew-before", "renew_s", type=click.FloatRange(0.01), default=3.0, show_default=True, help="Seconds.")
+@click.option(
+    "--lease-ttl", "lease_ttl_s", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Seconds."
+)
+@click.option(
+    "--lease-renew-before", "renew_s", type=click.FloatRange(0.01), default=3.0, show_default=True, help="Seconds."
+)
 @click.option("--id-start", type=POSITIVE, default=1, show_default=True, help="First id, unless the fence is higher.")
 @click.option("--ts-start", type=click.IntRange(0), default=0, help="First timestamp, unless the fence is higher.")
 @server_options
@@ -188,7 +194,8 @@ def coordinator(
     roots = parse_peers(root_peers, "--root-peer")
     if bool(roots) == (workdir is not None):
         raise UsageError(
-            "a coordinator needs a meta-root", hint="--root-peer ID=HOST:PORT, or --workdir DIR for one inside this process"
+            "a coordinator needs a meta-root",
+            hint="--root-peer ID=HOST:PORT, or --workdir DIR for one inside this process",
         )
     if renew_s >= lease_ttl_s:
         raise UsageError("--lease-renew-before must be smaller than --lease-ttl")
@@ -209,8 +216,9 @@ async def _coordinator(
 
     async with contextlib.AsyncExitStack() as stack:
         if workdir is not None:
-            from nokv.cli.launcher import free_ports
             from nokv.metaroot.server import RootConfig, RootServer
+
+            from nokv.cli.launcher import free_ports
 
             roots = {1: f"127.0.0.1:{free_ports(1)[0]}"}
             root = RootServer(RootConfig(workdir=workdir, node_id=1, address=roots[1], peers=roots))
@@ -238,9 +246,15 @@ async def _coordinator(
     help="A coordinator (repeatable).  [env: NOKV_COORDINATOR]",
 )
 @click.option("--store-addr", "store_addrs", multiple=True, metavar="ID=HOST:PORT", help="Another store (repeatable).")
-@click.option("--raft-tick-interval", "tick_ms", type=click.IntRange(1), default=50, show_default=True, help="Milliseconds.")
-@click.option("--election-tick", type=click.IntRange(2), default=10, show_default=True, help="Ticks before an election.")
-@click.option("--heartbeat-tick", type=click.IntRange(1), default=2, show_default=True, help="Ticks between heartbeats.")
+@click.option(
+    "--raft-tick-interval", "tick_ms", type=click.IntRange(1), default=50, show_default=True, help="Milliseconds."
+)
+@click.option(
+    "--election-tick", type=click.IntRange(2), default=10, show_default=True, help="Ticks before an election."
+)
+@click.option(
+    "--heartbeat-tick", type=click.IntRange(1), default=2, show_default=True, help="Ticks between heartbeats."
+)
 @server_options
 def serve(
     addr: str,
@@ -303,5 +317,7 @@ def catalog_summary(regions: Any) -> list[str]:
     for region in regions:
         bounds = f"[{printable(region.start_key, limit=30) or '-'}, {printable(region.end_key, limit=30) or '-'})"
         peers = ", ".join(f"{p.store_id}:{p.peer_id} {p.role.value}" for p in region.peers)
-        lines.append(f"  region {region.region_id} {bounds} epoch {region.epoch.conf_version}.{region.epoch.version} {peers}")
+        lines.append(
+            f"  region {region.region_id} {bounds} epoch {region.epoch.conf_version}.{region.epoch.version} {peers}"
+        )
     return lines

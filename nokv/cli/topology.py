@@ -7,7 +7,8 @@
       "regions":     [ { "id": 1, "start_key": "", "end_key": "-", "peers": [ { "store_id": 1, "peer_id": 101 } ] } ] }
 
 Two layers: addresses are always read, regions are a bootstrap seed that is read once; at run time the coordinator is
-the truth about routes. Keys are text, `hex:...` or `base64:...`; empty or `-` is unbounded. An unknown field is an error.
+the truth about routes. Keys are text, `hex:...` or `base64:...`; empty or `-` is unbounded. An unknown field is an
+error.
 """
 
 from __future__ import annotations

@@ -156,7 +156,9 @@ def save_checkpoint(workdir: str, checkpoint: Checkpoint, files: Files) -> None:
     temporary = f"{path}.tmp"
     file = files.create(temporary)
     try:
-        file.write(encode_checkpoint(checkpoint))
+        view = memoryview(encode_checkpoint(checkpoint))
+        while view:
+            view = view[file.write(view) :]
         file.sync()
     finally:
         file.close()

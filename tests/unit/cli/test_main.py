@@ -16,7 +16,9 @@ from nokv.cli.main import LazyGroup, cli, run
 SUBCOMMANDS = {"--help", "-h"}
 
 
-def every_command(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def every_command(
+    command: click.Command, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     yield path, command
     if isinstance(command, LazyGroup):
         context = click.Context(command)
@@ -32,7 +34,9 @@ IDS = [" ".join(path) or "nokv" for path, _ in COMMANDS]
 
 
 @pytest.mark.parametrize(("path", "command"), COMMANDS, ids=IDS)
-def test_every_command_has_help(path: tuple[str, ...], command: click.Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help(
+    path: tuple[str, ...], command: click.Command, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run([*path, "--help"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("Usage:")
@@ -113,7 +117,9 @@ def test_missing_extra_prints_the_pip_line(monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_version_is_quick_and_imports_little() -> None:
-    script = "import sys; from nokv.cli.main import run; run(['--version']); print(*sorted(sys.modules), file=sys.stderr)"
+    script = (
+        "import sys; from nokv.cli.main import run; run(['--version']); print(*sorted(sys.modules), file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.startswith("nokv ")
     loaded = set(done.stderr.split())
