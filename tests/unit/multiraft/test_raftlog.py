@@ -69,7 +69,7 @@ def check(log: RaftLog, *expected: tuple[int, tuple[object, ...]]) -> None:
     assert [(i, image(log.group(i))) for i in log.group_ids()] == list(expected)
 
 
-# -- one suite, three storages (RAFT-16) -----------------------------------------------------------------------------------
+# -- one suite, three storages (RAFT-16) ------------------------------------------------------------------------------
 class Storage:
     """The same driver's verbs over MemoryStorage and over a GroupLog."""
 
@@ -164,7 +164,7 @@ class TestConformance:
         assert storage.read.last_index() == 22
 
 
-# -- recovery --------------------------------------------------------------------------------------------------------------
+# -- recovery ---------------------------------------------------------------------------------------------------------
 def test_many_groups_come_back(disk: Disk) -> None:
     disk.log.group(1).initialise(10, 5, CONF)
     disk.log.save([(1, HardState(6, 1, 10), entries(11, 14, 6), None), (2, HardState(1, 2, 0), [], None)], sync=True)
@@ -213,7 +213,7 @@ def test_append_with_a_hole_is_our_own_bug(disk: Disk) -> None:
         disk.log.save([(1, None, entries(2, 3, 1), None)], sync=False)
 
 
-# -- damage ----------------------------------------------------------------------------------------------------------------
+# -- damage -----------------------------------------------------------------------------------------------------------
 def _records(*records: tuple[int, bytes] | list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
     flat: list[tuple[int, bytes]] = []
     for record in records:
@@ -316,7 +316,7 @@ def test_crash_between_publishing_a_snapshot_and_its_mark(disk: Disk) -> None:
     check(disk.reopen(), expected)
 
 
-# -- retention -------------------------------------------------------------------------------------------------------------
+# -- retention --------------------------------------------------------------------------------------------------------
 def test_segments_go_after_compaction_and_quiet_groups_are_written_forward(disk: Disk) -> None:
     log = disk.log
     log.group(1).initialise(10, 5, CONF)  # the quiet one
