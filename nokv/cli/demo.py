@@ -267,8 +267,8 @@ def _verify_client(job: MigrationRun, ledger: Ledger, details: dict[str, Any]) -
 
 @click.command()
 @click.option("--data", type=click.Path(), envvar="DEMO_DATA", help="Directory, .jsonl or .csv.")
-@click.option("--dir", "directory", type=click.Path(), envvar="DEMO_DIR", default="artifacts/demo", show_default=True)
-@click.option("--artifacts", type=click.Path(), default="artifacts/migration", show_default=True)
+@click.option("--dir", "directory", type=click.Path(), envvar="DEMO_DIR", default="artifacts/demo", help="Its place.")
+@click.option("--artifacts", type=click.Path(), default="artifacts/migration", help="Summaries.")
 @click.option("--keep", is_flag=True, envvar="KEEP", help="Leave the cluster running.")
 def main(data: str | None, directory: str, artifacts: str, keep: bool) -> int:
     """The main job end to end: fill a directory, promote it, replicate it, break it, check it."""
@@ -279,8 +279,7 @@ def main(data: str | None, directory: str, artifacts: str, keep: bool) -> int:
 
 
 def _clear(base: Path) -> None:
-    """Remove what an earlier demo left in `base`; refuses a cluster that still runs and anything that is not a demo's.
-    """
+    """Remove what an earlier demo left in `base`; refuses a running cluster and a stranger's directory."""
     if (base / "cluster" / "cluster.json").exists():
         from nokv.cli.launcher import LocalCluster
 

@@ -38,14 +38,16 @@ def split_address(address: str, option: str) -> tuple[str, int]:
 def flatten(figures: dict[str, Any], prefix: str = "nokv") -> Iterator[tuple[str, dict[str, str], float]]:
     """(metric name, labels, value) of every number; what `LABELLED` names becomes a label and not part of the name."""
 
-    def walk(value: Any, name: str, labels: dict[str, str]) -> Iterator[tuple[str, dict[str, str], float]]:
+    def walk(
+        value: Any, name: str, labels: dict[str, str], labelled: bool = False
+    ) -> Iterator[tuple[str, dict[str, str], float]]:
         if isinstance(value, bool | int | float):
             yield _NAME.sub("_", name), labels, float(value)
         elif isinstance(value, dict):
-            label = LABELLED.get(name.rpartition("_")[2])
+            label = None if labelled else LABELLED.get(name.rpartition("_")[2])
             for key, inner in value.items():
                 if label is not None and isinstance(inner, dict | int | float):
-                    yield from walk(inner, name, {**labels, label: str(key)})
+                    yield from walk(inner, name, {**labels, label: str(key)}, True)
                 else:
                     yield from walk(inner, f"{name}_{key}", labels)
 

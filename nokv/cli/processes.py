@@ -7,6 +7,7 @@ signal.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -42,6 +43,8 @@ def is_alive(pid: int, identity: str) -> bool:
 
 def send_signal(pid: int, identity: str, number: int) -> bool:
     """Send it to exactly that process; False if it is gone (or its pid now belongs to another)."""
+    if pid <= 0 or not identity:
+        return False
     if hasattr(os, "pidfd_open"):
         try:
             handle = os.pidfd_open(pid)
@@ -69,10 +72,9 @@ def wait_gone(pid: int, identity: str, timeout_s: float) -> bool:
     """True as soon as the process is gone; False if it still runs after `timeout_s`. Reaps it if it is our child."""
     deadline = time.monotonic() + timeout_s
     while True:
-        try:
-            os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:
-            pass  # not ours to reap
+        if pid > 0:
+            with contextlib.suppress(ChildProcessError):  # not ours to reap
+                os.waitpid(pid, os.WNOHANG)
         if not is_alive(pid, identity):
             return True
         if time.monotonic() >= deadline:

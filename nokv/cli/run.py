@@ -267,9 +267,11 @@ def _indent(line: str) -> None:
 @click.command()
 @click.option("--workdir", required=True, type=click.Path(), help="The standalone directory.")
 @click.option("--dir", "directory", type=click.Path(), help="The cluster's directory  [default: WORKDIR.cluster].")
-@click.option("--replicas", type=click.IntRange(1, 9), default=3, show_default=True)
+@click.option("--replicas", type=click.IntRange(1, 9), default=3, show_default=True, help="Stores in the end.")
 @click.option("--meta-roots", type=int, default=3, show_default=True, help="1, 3 or 5.")
-@click.option("--artifacts", type=click.Path(), default="artifacts/migration", show_default=True)
+@click.option(
+    "--artifacts", type=click.Path(), default="artifacts/migration", show_default=True, help="Where summaries go."
+)
 @click.option("--wait", "wait_s", type=click.FloatRange(1), default=60.0, show_default=True, help="Seconds per step.")
 @click.option("--keep/--stop", default=False, help="Leave the cluster running at the end.")
 @click.option("--foreground", is_flag=True, help="Keep it running until Ctrl-C.")

@@ -130,8 +130,10 @@ def find_leader(address: str, region_id: int) -> tuple[AdminClient, RegionStatus
                 raise Unavailable(
                     f"region {region_id} has no leader now (asked {client.address})", hint="try again soon"
                 )
-            if not found.leader_address or len(seen) > LEADER_HOPS_MAX:
+            if not found.leader_address:
                 raise Unavailable(f"the leader of region {region_id} is store {found.leader_store_id}, address unknown")
+            if found.leader_address in seen or len(seen) > LEADER_HOPS_MAX:
+                raise Unavailable(f"the stores disagree about the leader of region {region_id}: asked {', '.join(seen)}")
             seen.append(found.leader_address)
         except BaseException:
             client.close()
