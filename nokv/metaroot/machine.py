@@ -10,10 +10,10 @@ from collections import deque
 from dataclasses import dataclass
 from itertools import islice
 
-from nokv.errors import Corruption, EpochNotMatch, NoKVError, NotFound, PreconditionFailed, UsageError
+from nokv.errors import EpochNotMatch, NoKVError, NotFound, PreconditionFailed, UsageError
 from nokv.metaroot.events import RootRecord, RootToken
 from nokv.metaroot.state import RootState
-from nokv.metaroot.wire import RootBatch, decode_batch, decode_checkpoint, encode_checkpoint
+from nokv.metaroot.wire import Checkpoint, RootBatch, decode_batch
 
 __all__ = ["AppliedBatch", "RootMachine"]
 
@@ -85,18 +85,13 @@ class RootMachine:
         skip = from_revision - first
         return list(islice(self._records, skip, skip + limit))
 
-    def checkpoint(self) -> bytes:
-        return encode_checkpoint(self.state, self._records)
+    def checkpoint(self) -> Checkpoint:
+        """A picture of now that later entries do not change; encoding it (elsewhere, if one likes) is the dear part."""
+        return Checkpoint(self.applied_index, self.applied_term, self.state.copy(), list(self._records))
 
-    def restore(self, data: bytes, *, term: int, index: int, where: str = "root snapshot") -> None:
-        """Replace everything by a checkpoint taken at Raft index `index`. Raises Corruption and changes nothing
-        then."""
-        state, records = decode_checkpoint(data, where)
-        if state.last.index > index:
-            raise Corruption(
-                "the checkpoint is newer than its index", path=where, expected=index, found=state.last.index
-            )
-        self.state = state
-        self._records = deque(records)
-        self.applied_index = index
-        self.applied_term = term
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Replace everything."""
+        self.state = checkpoint.state
+        self._records = deque(checkpoint.records)
+        self.applied_index = checkpoint.index
+        self.applied_term = checkpoint.term

@@ -11,7 +11,7 @@ Everything read here is hostile until checked. From the log or a file a bad byte
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -66,6 +66,7 @@ from nokv.region import Peer, PeerRole, Region, RegionEpoch, RegionState, Store,
 __all__ = [
     "BATCH_BYTES_MAX",
     "EVENTS_PER_BATCH_MAX",
+    "Checkpoint",
     "RootBatch",
     "decode_batch",
     "decode_checkpoint",
@@ -175,12 +176,27 @@ def decode_batch(data: bytes, where: str = "root entry") -> RootBatch:
     )
 
 
-def encode_checkpoint(state: RootState, records: Iterable[RootRecord]) -> bytes:
-    message = root_pb2.RootCheckpoint(state=state_to_pb(state), events=[record_to_pb(r) for r in records])
+@dataclass(slots=True)
+class Checkpoint:
+    """The state with everything up to Raft index `index`, and the newest events, for audit and for the tail."""
+
+    index: int
+    term: int
+    state: RootState
+    records: list[RootRecord]
+
+
+def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
+    message = root_pb2.RootCheckpoint(
+        state=state_to_pb(checkpoint.state),
+        events=[record_to_pb(r) for r in checkpoint.records],
+        applied_index=checkpoint.index,
+        applied_term=checkpoint.term,
+    )
     return _frame(CONTENT_CHECKPOINT, message.SerializeToString(deterministic=True))
 
 
-def decode_checkpoint(data: bytes, where: str = "root checkpoint") -> tuple[RootState, list[RootRecord]]:
+def decode_checkpoint(data: bytes, where: str = "root checkpoint") -> Checkpoint:
     """Raises Corruption."""
     body = _unframe(CONTENT_CHECKPOINT, data, CHECKPOINT_BYTES_MAX, where)
     try:
@@ -193,7 +209,9 @@ def decode_checkpoint(data: bytes, where: str = "root checkpoint") -> tuple[Root
     revisions = [r.token.revision for r in records]
     if revisions and revisions != list(range(state.last.revision - len(revisions) + 1, state.last.revision + 1)):
         raise Corruption("the events do not lead up to the state", path=where, offset=HEADER_BYTES)
-    return state, records
+    if state.last.index > message.applied_index:
+        raise Corruption("the state is newer than its index", path=where, offset=HEADER_BYTES)
+    return Checkpoint(message.applied_index, message.applied_term, state, records)
 
 
 # -- values that every plane speaks -----------------------------------------------------------------------------------

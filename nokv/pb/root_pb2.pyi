@@ -184,12 +184,16 @@ class RootState(_message.Message):
     def __init__(self, last: _Optional[_Union[_meta_pb2.RootToken, _Mapping]] = ..., cluster_epoch: _Optional[int] = ..., membership_epoch: _Optional[int] = ..., id_fence: _Optional[int] = ..., tso_fence: _Optional[int] = ..., lease: _Optional[_Union[RootLease, _Mapping]] = ..., stores: _Optional[_Iterable[_Union[_meta_pb2.Store, _Mapping]]] = ..., regions: _Optional[_Iterable[_Union[_meta_pb2.Region, _Mapping]]] = ..., pending: _Optional[_Iterable[_Union[PendingPeerChange, _Mapping]]] = ..., sealed: _Optional[_Union[RootLease, _Mapping]] = ..., finished: _Optional[_Iterable[_Union[FinishedTransition, _Mapping]]] = ..., era: _Optional[int] = ...) -> None: ...
 
 class RootCheckpoint(_message.Message):
-    __slots__ = ("state", "events")
+    __slots__ = ("state", "events", "applied_index", "applied_term")
     STATE_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_INDEX_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_TERM_FIELD_NUMBER: _ClassVar[int]
     state: RootState
     events: _containers.RepeatedCompositeFieldContainer[RootEvent]
-    def __init__(self, state: _Optional[_Union[RootState, _Mapping]] = ..., events: _Optional[_Iterable[_Union[RootEvent, _Mapping]]] = ...) -> None: ...
+    applied_index: int
+    applied_term: int
+    def __init__(self, state: _Optional[_Union[RootState, _Mapping]] = ..., events: _Optional[_Iterable[_Union[RootEvent, _Mapping]]] = ..., applied_index: _Optional[int] = ..., applied_term: _Optional[int] = ...) -> None: ...
 
 class RootAppendRequest(_message.Message):
     __slots__ = ("events", "expected_revision")

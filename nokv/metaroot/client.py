@@ -1,0 +1,277 @@
+"""RootClient: the truth from afar. Finds the leader by itself, retries what is safe to retry, keeps deadlines.
+
+An append is safe to retry although it is a write: an event that is true already takes no second place in the log, and
+`expected_revision` is not held against a batch that got through before. What is retried goes to the next address,
+with a short pause; the error that comes out at the deadline says whether the outcome is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+
+from nokv.errors import Busy, DeadlineExceeded, Indeterminate, NoKVError, NotLeader, Unavailable, UsageError
+from nokv.metaroot.events import RootEvent, RootRecord, RootToken
+from nokv.metaroot.state import RootState
+from nokv.metaroot.wire import (
+    error_from_code,
+    event_to_pb,
+    record_from_pb,
+    state_from_pb,
+    token_from_pb,
+)
+from nokv.pb import root_pb2, root_pb2_grpc
+
+__all__ = ["CHANNEL_OPTIONS", "Appended", "RootClient", "RootStatus", "TailUpdate", "error_from_rpc"]
+
+MESSAGE_BYTES_MAX = 64 << 20
+CHANNEL_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.enable_retries", 0),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+ATTEMPT_S_MAX = 1.5
+PAUSE_S_MIN = 0.01
+PAUSE_S_MAX = 0.25
+
+T = TypeVar("T")
+
+
+def error_from_rpc(error: grpc.aio.AioRpcError) -> NoKVError:
+    """Our error, if the peer sent one; else what the status says."""
+    trailers: dict[str, Any] = dict(error.trailing_metadata() or ())
+    code = trailers.get("nokv-error")
+    details = error.details() or str(error.code())
+    if code:
+        return error_from_code(
+            str(code),
+            details,
+            hint=str(trailers.get("nokv-hint", "")),
+            address=str(trailers.get("nokv-leader", "")),
+            extra=trailers.get("nokv-region-bin", b""),
+        )
+    match error.code():
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineExceeded(details)
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return Busy(details)
+        case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.OUT_OF_RANGE:
+            return UsageError(details)
+    return Unavailable(details)
+
+
+@dataclass(slots=True)
+class Appended:
+    """`state` is without stores and regions. No records: everything was true already."""
+
+    records: list[RootRecord]
+    state: RootState
+    already: bool
+
+
+@dataclass(slots=True)
+class TailUpdate:
+    """`advance`: `records` follow on (none: a sign of life). `reload`, `bootstrap`: start over from `state`."""
+
+    outcome: str
+    records: list[RootRecord]
+    state: RootState | None
+    last: RootToken
+
+
+@dataclass(slots=True)
+class RootStatus:
+    node_id: int
+    leader_id: int
+    leader_address: str
+    term: int
+    commit_index: int
+    applied_index: int
+    last: RootToken
+    members: dict[int, str]
+    first_revision: int
+
+
+class RootClient:
+    """One per event loop. `addresses` of any or all meta-roots."""
+
+    def __init__(self, addresses: Sequence[str], *, timeout_s: float = 5.0, rng: random.Random | None = None) -> None:
+        if not addresses:
+            raise UsageError("a root client needs at least one address")
+        self._addresses = list(dict.fromkeys(addresses))
+        self._timeout_s = timeout_s
+        self._rng = rng if rng is not None else random.Random()
+        self._channels: dict[str, tuple[grpc.aio.Channel, root_pb2_grpc.RootStub]] = {}
+        self._leader = ""
+        self._closed = False
+
+    # -- the log
+    # --------------------------------------------------------------------------------------------------------
+    async def append(
+        self,
+        events: Sequence[RootEvent],
+        *,
+        expected_revision: int = 0,
+        author: str = "",
+        time_ms: int = 0,
+        timeout_s: float | None = None,
+    ) -> Appended:
+        """All or none of the events, durable on a quorum on return. Raises the refusal (PreconditionFailed,
+        EpochNotMatch, NotFound, UsageError), Unavailable if nothing was done, Indeterminate if that is not known."""
+        request = root_pb2.RootAppendRequest(
+            events=[event_to_pb(e, time_ms=time_ms, author=author) for e in events], expected_revision=expected_revision
+        )
+        response: root_pb2.RootAppendResponse = await self._call(
+            lambda stub, limit: stub.Append(request, timeout=limit), timeout_s, write=True
+        )
+        return Appended([record_from_pb(e) for e in response.events], state_from_pb(response.state), response.already)
+
+    async def snapshot(
+        self, *, linearizable: bool = True, without_catalog: bool = False, timeout_s: float | None = None
+    ) -> RootState:
+        """Linearizable: has everything acknowledged before the call. Otherwise what any replica has right now."""
+        request = root_pb2.RootSnapshotRequest(linearizable=linearizable, without_catalog=without_catalog)
+        response: root_pb2.RootSnapshotResponse = await self._call(
+            lambda stub, limit: stub.Snapshot(request, timeout=limit), timeout_s
+        )
+        return state_from_pb(response.state)
+
+    async def read(
+        self, from_revision: int = 0, limit: int = 1000, *, timeout_s: float | None = None
+    ) -> list[RootRecord]:
+        """Committed events from `from_revision` on (0: the oldest kept). NotFound if they are no longer kept."""
+        request = root_pb2.RootReadRequest(from_revision=from_revision, limit=limit)
+        response: root_pb2.RootReadResponse = await self._call(
+            lambda stub, seconds: stub.Read(request, timeout=seconds), timeout_s
+        )
+        return [record_from_pb(e) for e in response.events]
+
+    async def status(self, address: str | None = None, *, timeout_s: float | None = None) -> RootStatus:
+        """Of the meta-root at `address`, or of any."""
+        request = root_pb2.RootStatusRequest()
+        if address is not None:
+            try:
+                response = await self._stub(address).Status(request, timeout=timeout_s or self._timeout_s)
+            except grpc.aio.AioRpcError as error:
+                raise error_from_rpc(error) from error
+        else:
+            response = await self._call(lambda stub, limit: stub.Status(request, timeout=limit), timeout_s)
+        return RootStatus(
+            response.node_id,
+            response.leader_id,
+            response.leader_address,
+            response.term,
+            response.commit_index,
+            response.applied_index,
+            token_from_pb(response.last),
+            {m.node_id: m.address for m in response.members},
+            response.first_revision,
+        )
+
+    async def tail(self, from_revision: int = 0, *, silence_s: float = 2.0) -> AsyncIterator[TailUpdate]:
+        """Follow the log for ever, from whichever replica answers. Reconnects by itself; the token never goes back.
+        A stream that is silent for `silence_s` is given up for another replica."""
+        revision = from_revision
+        for attempt in itertools.count():
+            address = self._addresses[(attempt + self._rng.randrange(len(self._addresses))) % len(self._addresses)]
+            call = self._stub(address).Tail(root_pb2.RootTailRequest(from_revision=revision))
+            chunks: list[root_pb2.RootState] = []
+            try:
+                while True:
+                    message = await asyncio.wait_for(call.read(), silence_s)
+                    if message is grpc.aio.EOF:
+                        break
+                    last = token_from_pb(message.last)
+                    if message.outcome == "advance":
+                        records = [record_from_pb(e) for e in message.events]
+                        records = [r for r in records if r.token.revision > revision]
+                        if records:
+                            revision = records[-1].token.revision
+                        yield TailUpdate("advance", records, None, last)
+                        continue
+                    chunks.append(message.state)
+                    if message.more:
+                        continue
+                    state, chunks = state_from_pb(*chunks), []
+                    if state.last.revision >= revision:
+                        revision = state.last.revision
+                        yield TailUpdate(message.outcome, [], state, last)
+            except (TimeoutError, grpc.aio.AioRpcError):
+                pass  # the next replica
+            finally:
+                call.cancel()
+            await asyncio.sleep(self._pause(min(attempt, 3)))
+
+    async def close(self) -> None:
+        self._closed = True
+        channels, self._channels = self._channels, {}
+        for channel, _ in channels.values():
+            await channel.close()
+
+    # -- inside
+    # ---------------------------------------------------------------------------------------------------------
+    def _stub(self, address: str) -> root_pb2_grpc.RootAsyncStub:
+        if self._closed:
+            raise Unavailable("the root client is closed")
+        known = self._channels.get(address)
+        if known is None:
+            channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+            known = self._channels[address] = (channel, root_pb2_grpc.RootStub(channel))
+        return known[1]  # type: ignore[return-value]
+
+    def _pause(self, attempt: int) -> float:
+        return self._rng.uniform(0.5, 1.0) * min(PAUSE_S_MAX, PAUSE_S_MIN * 2**attempt)
+
+    async def _call(
+        self,
+        send: Callable[[root_pb2_grpc.RootAsyncStub, float], Awaitable[T]],
+        timeout_s: float | None,
+        *,
+        write: bool = False,
+    ) -> T:
+        deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
+        others = itertools.cycle(self._addresses)
+        address = self._leader or next(others)
+        unknown = False  # some attempt may have taken effect
+        for attempt in itertools.count():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            try:
+                answer = await send(self._stub(address), min(left, ATTEMPT_S_MAX))
+                self._leader = address
+                return answer
+            except grpc.aio.AioRpcError as rpc_error:
+                error = error_from_rpc(rpc_error)
+                last = error
+            if isinstance(error, NotLeader):
+                if error.address and error.address != address:
+                    address = self._leader = error.address
+                    if attempt < 3:
+                        continue
+                else:
+                    self._leader = ""
+                    address = next(others)
+            elif isinstance(error, (Unavailable, Busy)):
+                unknown = unknown or not isinstance(error, Busy)
+                self._leader = ""
+                following = next(others)
+                address = following if following != address else next(others)
+            else:
+                raise error
+            await asyncio.sleep(min(self._pause(min(attempt, 6)), max(0.0, deadline - time.monotonic())))
+        text = f"no meta-root answered in time; the last said: {last}" if attempt else "the deadline has passed"
+        if write and unknown:
+            raise Indeterminate(text)
+        raise DeadlineExceeded(text) if not write else Unavailable(text)

@@ -1,0 +1,346 @@
+"""RootServer: one meta-root process's insides, wired together. Everything that decides lies below this file.
+
+directory   an engine directory of its own (mode cluster, role meta-root): its WAL carries the Raft log,
+            root/ the checkpoints. Nothing else of the engine is used.
+start       open, load the newest good checkpoint, hand the committed rest of the log to the machine, serve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from nokv.multiraft.host import MultiRaftHost
+from nokv.multiraft.transport import RaftTransport
+
+from nokv.env.clock import SystemClock
+from nokv.env.files import OsFiles
+from nokv.env.ports import Clock, Files
+from nokv.errors import Corruption, ModeError, PreconditionFailed, Unavailable, UsageError
+from nokv.metaroot.checkpoints import CheckpointFiles, FoundCheckpoint
+from nokv.metaroot.client import MESSAGE_BYTES_MAX
+from nokv.metaroot.machine import RootMachine
+from nokv.metaroot.node import RootNode
+from nokv.metaroot.service import RootService
+from nokv.metaroot.wire import decode_checkpoint, encode_checkpoint
+from nokv.multiraft.raftlog import GroupLog, RaftLog
+from nokv.pb import root_pb2, root_pb2_grpc
+from nokv.raft.confchange import decode_conf_change
+from nokv.raft.config import RaftConfig
+from nokv.raft.errors import SnapshotTemporarilyUnavailable
+from nokv.raft.rawnode import RaftStatus, RawNode
+from nokv.raft.types import ConfState, Entry, RaftSnapshot, SnapshotMetadata
+
+__all__ = ["ROOT_GROUP_ID", "SERVER_OPTIONS", "RootConfig", "RootServer", "add_common_services", "bind"]
+
+ROOT_GROUP_ID = 1
+INITIAL_INDEX = 1
+INITIAL_TERM = 1
+SERVER_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_concurrent_streams", 1024),
+]
+log = logging.getLogger("nokv.metaroot")
+
+
+@dataclass(slots=True)
+class RootConfig:
+    """`peers`: id and address of every member, this one included; empty: it is the only one. Fixed for life."""
+
+    node_id: int
+    address: str
+    workdir: str
+    peers: Mapping[int, str] = field(default_factory=dict)
+    tick_interval_s: float = 0.05
+    election_ticks: int = 10
+    heartbeat_ticks: int = 2
+    retain_events: int = 100_000
+    checkpoint_every: int = 10_000
+    tail_heartbeat_s: float = 0.5
+
+    def validate(self) -> None:
+        if self.node_id <= 0:
+            raise UsageError("a meta-root's id is a positive number")
+        if self.peers:
+            if self.node_id not in self.peers:
+                raise UsageError(f"meta-root {self.node_id} is not among its peers {sorted(self.peers)}")
+            if len(self.peers) not in (1, 3, 5):
+                raise UsageError(f"a rooted log has 1, 3 or 5 peers, not {len(self.peers)}")
+            if len(set(self.peers.values())) < len(self.peers):
+                raise UsageError("two meta-roots have the same address")
+        if self.retain_events < 1 or self.checkpoint_every < 1:
+            raise UsageError("retain_events and checkpoint_every are positive")
+
+
+def bind(server: grpc.aio.Server, address: str) -> str:
+    """Listen; returns the address with the real port. Unavailable if somebody else does."""
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise Unavailable(f"cannot listen on {address}: {error}", hint="is another process using the port?") from error
+    if port == 0:
+        raise Unavailable(f"cannot listen on {address}", hint="is another process using the port?")
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
+class _Group:
+    """RaftGroup over a MultiRaftHost."""
+
+    def __init__(self, host: MultiRaftHost, raw: RawNode) -> None:
+        self._host = host
+        self._raw = raw
+
+    def propose(self, data: bytes) -> None:
+        self._host.propose(ROOT_GROUP_ID, data)
+
+    def read_index(self, context: bytes) -> None:
+        self._host.read_index(ROOT_GROUP_ID, context)
+
+    def apply_conf_change(self, entry: Entry) -> None:
+        self._raw.apply_conf_change(decode_conf_change(entry))
+
+    def status(self) -> RaftStatus:
+        return self._raw.status()
+
+
+class RootServer:
+    """start() and stop() once each, on the event loop that serves."""
+
+    def __init__(
+        self, config: RootConfig, *, files: Files | None = None, clock: Clock | None = None, seed: int | None = None
+    ) -> None:
+        config.validate()
+        self.config = config
+        self.address = config.address
+        self.node: RootNode | None = None
+        self.damage: list[Corruption] = []
+        self._files: Files = files if files is not None else OsFiles()
+        self._clock: Clock = clock if clock is not None else SystemClock()
+        self._random = random.Random(seed if seed is not None else int.from_bytes(os.urandom(8), "big"))
+        self._db: Any = None
+        self._raftlog: RaftLog | None = None
+        self._host: MultiRaftHost | None = None
+        self._transport: RaftTransport | None = None
+        self._server: grpc.aio.Server | None = None
+        self._service: RootService | None = None
+        self._checkpoints: CheckpointFiles | None = None
+        self._checkpoint_task: asyncio.Task[None] | None = None
+        self._newest: tuple[int, int, bytes] | None = None  # index, term, bytes of the newest checkpoint
+
+    # -- life
+    # -----------------------------------------------------------------------------------------------------------
+    async def start(self) -> None:
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        config = self.config
+        self._open_directory()
+        members = dict(config.peers) or {config.node_id: config.address}
+        machine = RootMachine(retain_max=config.retain_events)
+        self._raftlog = RaftLog.open(self._db.wal)
+        group_log = self._recover(self._raftlog, machine, ConfState(voters=tuple(sorted(members))))
+        self.node = RootNode(
+            config.node_id,
+            members,
+            machine,
+            self._clock,
+            self._random.getrandbits(31) << 32,
+            on_applied=self._maybe_checkpoint,
+            on_install=self._install,
+        )
+        raw = RawNode(
+            RaftConfig(
+                id=config.node_id,
+                election_ticks=config.election_ticks,
+                heartbeat_ticks=config.heartbeat_ticks,
+                applied=machine.applied_index,
+                disable_proposal_forwarding=True,
+            ),
+            group_log,
+            self._random.randrange,
+        )
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        self.address = bind(self._server, config.address)
+        if not config.peers:
+            self.node.members[config.node_id] = self.address
+        self._transport = RaftTransport(config.node_id, members.get)
+        self._host = MultiRaftHost(
+            self._raftlog, self._transport, asyncio.get_running_loop(), tick_interval_s=config.tick_interval_s
+        )
+        self.node.group = _Group(self._host, raw)
+        self._transport.attach(self._host, None)
+        self._transport.register(self._server)
+        self._service = RootService(self.node, tail_heartbeat_s=config.tail_heartbeat_s)
+        root_pb2_grpc.add_RootServicer_to_server(self._service, self._server)
+        await add_common_services(self._server, root_pb2.DESCRIPTOR.services_by_name["Root"].full_name)
+        await self._server.start()
+        self._host.add_group(ROOT_GROUP_ID, raw, self.node)
+        self._host.start()
+        if len(members) == 1:
+            self._host.campaign(ROOT_GROUP_ID)
+
+    async def stop(self) -> None:
+        """Idempotent. Answers what is running with Unavailable, then closes the directory."""
+        if self.node is not None:
+            self.node.stop()
+        if self._checkpoint_task is not None:
+            await asyncio.wait([self._checkpoint_task])
+            self._checkpoint_task = None
+        if self._server is not None:
+            await self._server.stop(grace=0.2)
+            self._server = None
+        if self._host is not None:
+            self._host.stop()
+            self._host = None
+        if self._transport is not None:
+            await self._transport.close()
+            self._transport = None
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    # -- the directory
+    # --------------------------------------------------------------------------------------------------
+    def _open_directory(self) -> None:
+        import nokv
+        from nokv.engine.mode import CLUSTER, STANDALONE, ModeRecord, read_mode, write_mode
+
+        workdir, files = self.config.workdir, self._files
+        files.makedirs(workdir)
+        record = read_mode(workdir, files)
+        if record.mode == STANDALONE:
+            if [name for name in files.listdir(workdir) if not name.startswith("MODE.json")]:
+                raise PreconditionFailed(f"{workdir} holds something else: a meta-root needs an empty directory")
+            write_mode(workdir, ModeRecord(CLUSTER, store_id=self.config.node_id, role="meta-root"), files)
+        elif record.role != "meta-root":
+            raise ModeError(f"{workdir} belongs to a store, not to a meta-root", mode=record.mode)
+        elif record.store_id != self.config.node_id:
+            raise PreconditionFailed(f"{workdir} belongs to meta-root {record.store_id}, not {self.config.node_id}")
+        self._db = nokv.open(workdir, mode="cluster", files=files, wal_retainers=("raft",))
+        self._checkpoints = CheckpointFiles(f"{workdir}/root", files)
+
+    def _recover(self, raftlog: RaftLog, machine: RootMachine, conf_state: ConfState) -> GroupLog:
+        """The newest good checkpoint, then the log behind it. Fails loudly if the two do not meet (MR-05)."""
+        assert self._checkpoints is not None
+        found, self.damage = self._checkpoints.load()
+        for error in self.damage:
+            log.warning("checkpoint ignored: %s", error)
+        group = raftlog.group(ROOT_GROUP_ID)
+        if not raftlog.has_group(ROOT_GROUP_ID):
+            if found is not None or self.damage:
+                raise Corruption("there are checkpoints but no log", path=self.config.workdir)
+            group.initialise(INITIAL_INDEX, INITIAL_TERM, conf_state)
+        if sorted(group.initial_state()[1].voters) != sorted(conf_state.voters):
+            raise PreconditionFailed(
+                f"{self.config.workdir} was made for the meta-roots {sorted(group.initial_state()[1].voters)}, "
+                f"not {sorted(conf_state.voters)}",
+                hint="the members of a rooted log are fixed",
+            )
+        if found is not None:
+            self._use(found, machine, group)
+        elif group.first_index() > INITIAL_INDEX + 1:
+            raise Corruption(
+                f"the log starts at {group.first_index()} and no good checkpoint leads up to it",
+                path=self.config.workdir,
+                hint="replace this meta-root by a copy of a healthy one",
+            )
+        else:
+            machine.applied_index, machine.applied_term = INITIAL_INDEX, INITIAL_TERM
+        group.snapshot_source = self._snapshot
+        return group
+
+    def _use(self, found: FoundCheckpoint, machine: RootMachine, group: GroupLog) -> None:
+        checkpoint = found.checkpoint
+        group.recover_applied(checkpoint.index, checkpoint.term, from_snapshot=found.installed)
+        machine.restore(checkpoint)
+        self._newest = (checkpoint.index, checkpoint.term, found.data)
+
+    # -- checkpoints
+    # ----------------------------------------------------------------------------------------------------
+    def _snapshot(self) -> RaftSnapshot:
+        """For a follower whose next entry is gone."""
+        if self._newest is None:
+            raise SnapshotTemporarilyUnavailable
+        index, term, data = self._newest
+        return RaftSnapshot(SnapshotMetadata(index, term, self._conf_state()), data)
+
+    def _conf_state(self) -> ConfState:
+        assert self._raftlog is not None
+        return self._raftlog.group(ROOT_GROUP_ID).initial_state()[1]
+
+    def _install(self, snapshot: RaftSnapshot) -> None:
+        """From the leader: durable here before the log forgets what it replaces."""
+        assert self.node is not None and self._checkpoints is not None
+        checkpoint = decode_checkpoint(snapshot.data, "root snapshot")
+        if checkpoint.index != snapshot.metadata.index:
+            raise Corruption("another index than announced", path="root snapshot", found=checkpoint.index)
+        self._checkpoints.write(checkpoint.index, snapshot.data, installed=True)
+        self.node.machine.restore(checkpoint)
+        self._newest = (checkpoint.index, checkpoint.term, snapshot.data)
+
+    def _maybe_checkpoint(self) -> None:
+        if self.node is None or self._checkpoint_task is not None:
+            return
+        newest = self._newest[0] if self._newest is not None else INITIAL_INDEX
+        if self.node.machine.applied_index >= newest + self.config.checkpoint_every:
+            self._checkpoint_task = asyncio.get_running_loop().create_task(self._checkpoint())
+
+    async def _checkpoint(self) -> None:
+        assert self.node is not None and self._checkpoints is not None and self._raftlog is not None
+        try:
+            checkpoint = self.node.machine.checkpoint()
+            data = await asyncio.to_thread(encode_checkpoint, checkpoint)
+            if self._newest is not None and self._newest[0] >= checkpoint.index:
+                return  # a snapshot was installed meanwhile
+            await asyncio.to_thread(self._checkpoints.write, checkpoint.index, data)
+            self._newest = (checkpoint.index, checkpoint.term, data)
+            self._raftlog.group(ROOT_GROUP_ID).compact(self._checkpoints.compactable_index())
+        except OSError:
+            log.exception("checkpoint failed; the log stays as it is, the next one tries again")
+        finally:
+            self._checkpoint_task = None
+
+    # -- what operators see
+    # ---------------------------------------------------------------------------------------------
+    def stats(self) -> dict[str, Any]:
+        if self.node is None:
+            return {}
+        machine = self.node.machine
+        return {
+            "node_id": self.config.node_id,
+            "address": self.address,
+            "leader_id": self.node.leader_id,
+            "leads": self.node.leads,
+            "applied_index": machine.applied_index,
+            "revision": machine.last.revision,
+            "first_revision": machine.first_revision,
+            "appends": self.node.appends,
+            "refusals": self.node.refusals,
+            "tails": self._service.tails if self._service is not None else 0,
+            "checkpoint_index": self._newest[0] if self._newest is not None else 0,
+            "damaged_checkpoints": len(self.damage),
+            "raft": self._host.stats() if self._host is not None else {},
+        }
+
+
+async def add_common_services(server: grpc.aio.Server, *names: str) -> None:
+    """Health and reflection, as every NoKV server has them."""
+    servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    for name in ("", *names):
+        await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
