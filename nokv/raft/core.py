@@ -73,6 +73,7 @@ class RaftCore:
     __slots__ = (
         "_randrange",
         "_role_step",
+        "_superseded",
         "_transfer_sent",
         "after_append",
         "boot_ticks",
@@ -134,17 +135,20 @@ class RaftCore:
         self.read_rounds = ReadRounds(self.id)
         self.lease_since = -1
         self._transfer_sent = False
+        # The membership that a snapshot replaced, until that is applied: entries handed out before still change it.
+        self._superseded: tuple[Configuration, ProgressMap] | None = None
         self._role_step: Callable[[Message], None] = self._step_follower
         self._restore_membership(conf_state)
-        if hard_state.term or hard_state.vote or hard_state.commit:
-            if not self.log.committed <= hard_state.commit <= self.log.last_index():
-                raise InvariantError(
-                    f"{self.id:x} stored commit {hard_state.commit} is out of "
-                    f"[{self.log.committed}, {self.log.last_index()}]"
-                )
-            self.log.committed = hard_state.commit
-            self.term = hard_state.term
-            self.vote = hard_state.vote
+        self.term = hard_state.term
+        self.vote = hard_state.vote
+        # A commit index need not be synced, so the one stored may be older than what was applied or compacted since.
+        commit = max(hard_state.commit, config.applied, self.log.committed)
+        if commit > self.log.last_index():
+            raise InvariantError(
+                f"{self.id:x} stored commit {commit} is behind the last index {self.log.last_index()}: the log lost "
+                "entries"
+            )
+        self.log.committed = commit
         if config.applied:
             self.log.applied_to(config.applied, 0)
         self._become_follower(self.term, NO_NODE)
@@ -612,7 +616,7 @@ class RaftCore:
             self._become_follower(self.term + 1, NO_NODE)
             return False
         conf_state = metadata.conf_state
-        if self.id not in (*conf_state.voters, *conf_state.learners, *conf_state.voters_outgoing):
+        if self.id not in _members(conf_state):
             if logger is not None:
                 logger.warning(
                     f"{self.id:x} attempted to restore snapshot but it is not in the ConfState {conf_state}; "
@@ -630,6 +634,7 @@ class RaftCore:
                 )
             return False
         log.restore(snapshot)
+        self._superseded = self._superseded or (self.membership, self.progress)
         self._restore_membership(conf_state)
         if logger is not None:
             last_term, last_index = log.last_id()
@@ -641,6 +646,8 @@ class RaftCore:
 
     def _applied_snapshot(self, snapshot: RaftSnapshot) -> None:
         self.log.unstable.stable_snapshot_to(snapshot.metadata.index)
+        if not self.log.has_unstable_snapshot():
+            self._superseded = None
         self._applied_to(snapshot.metadata.index, 0)
 
     # -- leader --------------------------------------------------------------------------------------------------------
@@ -938,6 +945,11 @@ class RaftCore:
         metadata = snapshot.metadata
         if metadata.index == 0:
             raise InvariantError("storage gave an empty snapshot for a log that was compacted")
+        if to not in _members(metadata.conf_state):
+            # Older than the change that added it: it would be refused there. Wait for a newer one.
+            if logger is not None:
+                logger.debug(f"{self.id:x} failed to send snapshot to {to:x} because the newest one is older than it")
+            return False
         if logger is not None:
             logger.debug(
                 f"{self.id:x} [firstindex: {self.log.first_index()}, commit: {self.log.committed}] sent "
@@ -1031,9 +1043,12 @@ class RaftCore:
     # -- membership ----------------------------------------------------------------------------------------------------
     def apply_conf_change(self, change: ConfChangeV2) -> ConfState:
         config = self.config
+        # While a snapshot waits nothing new is handed out: a change that comes now was handed out before, and belongs
+        # to the time before the snapshot, whose membership has it already.
+        membership, progress = self._superseded or (self.membership, self.progress)
         changer = Changer(
-            self.membership,
-            self.progress,
+            membership,
+            progress,
             last_index=self.log.last_index(),
             inflight_max=config.max_inflight_msgs,
             inflight_bytes_max=config.max_inflight_bytes,
@@ -1043,6 +1058,9 @@ class RaftCore:
         else:
             auto_leave, joint = change.joint()
             result = changer.enter_joint(auto_leave, change.changes) if joint else changer.simple(change.changes)
+        if self._superseded is not None:
+            self._superseded = result
+            return result[0].conf_state()
         return self._switch_to(*result)
 
     def _restore_membership(self, conf_state: ConfState) -> None:
@@ -1131,3 +1149,7 @@ class RaftCore:
             if message.to == self.id:
                 raise InvariantError(f"{kind.label} must not be addressed to its sender")
             self.messages.append(message)
+
+
+def _members(state: ConfState) -> tuple[int, ...]:
+    return (*state.voters, *state.learners, *state.voters_outgoing)

@@ -4,8 +4,8 @@
     python -m nokv.testing.raft_datadriven --kind interaction|confchange|quorum --check FILE    compare instead
 
 A case is comments and blank lines, a command line, input lines, `----`, the output up to a blank line. An output with
-blank lines in it stands between doubled markers. `interaction` scripts drive whole RawNodes over a network that delivers
-when told; `confchange` the membership calculator; `quorum` the arithmetic of majorities. See tests/data/raft.
+blank lines in it stands between doubled markers. `interaction` scripts drive whole RawNodes over a network that
+delivers when told; `confchange` the membership calculator; `quorum` the arithmetic of majorities. See tests/data/raft.
 """
 
 from __future__ import annotations
