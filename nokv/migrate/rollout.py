@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from nokv.env.files import OsFiles
-
 from nokv.env.ports import Files
 from nokv.errors import DeadlineExceeded, NoKVError, NotLeader, PreconditionFailed, Unavailable, UsageError
 from nokv.migrate.checkpoint import Checkpoint, Rollout, load_checkpoint, save_checkpoint
@@ -133,7 +132,9 @@ def find_leader(address: str, region_id: int) -> tuple[AdminClient, RegionStatus
             if not found.leader_address:
                 raise Unavailable(f"the leader of region {region_id} is store {found.leader_store_id}, address unknown")
             if found.leader_address in seen or len(seen) > LEADER_HOPS_MAX:
-                raise Unavailable(f"the stores disagree about the leader of region {region_id}: asked {', '.join(seen)}")
+                raise Unavailable(
+                    f"the stores disagree about the leader of region {region_id}: asked {', '.join(seen)}"
+                )
             seen.append(found.leader_address)
         except BaseException:
             client.close()
