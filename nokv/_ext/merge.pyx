@@ -4,6 +4,7 @@ When the direction turns, every child but the current one is sought to the other
 keys (there should be none: a sequence is used once) come out in the order of the children when going forward.
 """
 
+cimport cython
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy
@@ -231,6 +232,8 @@ cdef Cursor* merge_cursors(Cursor** children, int n) noexcept nogil:
     return &m.base
 
 
+# the collector must not take away what __dealloc__ still needs
+@cython.no_gc_clear
 cdef class OwnedCursor:
     """A cursor for Python: the engine's own steps and the tests. The hot paths use the C struct."""
 

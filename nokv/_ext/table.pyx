@@ -10,6 +10,7 @@ a data block the first time it is read. Whoever finds damage notes where in Tabl
 turns that into Corruption with file and offset. A plain block is read in place; a zstd block is decoded into the block cache.
 """
 
+cimport cython
 from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -53,7 +54,7 @@ from nokv._ext.cursor cimport (
 )
 from nokv._ext.merge cimport OwnedCursor
 
-from nokv.errors import Corruption
+from nokv.errors import Corruption, NotSupported
 
 MAGIC = b"NOKVSST\x01"
 FORMAT_VERSION = 1
@@ -500,6 +501,8 @@ cdef bytes bytes_of(const uint8_t* p, size_t n):
     return (<const char*>p)[:n] if n else b""
 
 
+# the collector must not take away what __dealloc__ still needs
+@cython.no_gc_clear
 cdef class Table:
     """One open table. `buffer` is the whole file; `meta` (a FileMeta) and `global_sequence` come from the manifest."""
 
@@ -555,8 +558,8 @@ cdef class Table:
         if crc32c(0, footer, 52) != get_fixed32(footer + 52):
             raise self._damaged(footer_offset, "the checksum of the footer does not match")
         if get_fixed32(footer + 48) != FORMAT_VERSION:
-            raise self._damaged(footer_offset, "a table of another format version", FORMAT_VERSION,
-                                get_fixed32(footer + 48))
+            raise NotSupported(f"{self.path}: table format version {get_fixed32(footer + 48)}, this program reads {FORMAT_VERSION}",
+                               hint="open the directory with the release that wrote it, or a newer one")
         cdef uint64_t filter_offset = get_fixed64(footer)
         cdef uint64_t filter_size = get_fixed64(footer + 8)
         cdef uint64_t properties_offset = get_fixed64(footer + 16)
@@ -768,5 +771,6 @@ PROPERTIES = {
     9: "codec",
     10: "created_ms",
     11: "external",
+    12: "families",                     # of an external table: "id name" lines, so that nobody reads it under other ids
 }
-TEXT_PROPERTIES = frozenset((7, 8))
+TEXT_PROPERTIES = frozenset((7, 8, 12))

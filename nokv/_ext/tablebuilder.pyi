@@ -25,6 +25,7 @@ class TableBuilder:
         bloom_bits: int = 10,
         created_ms: int = 0,
         external: bool = False,
+        families: bytes = b"",
     ) -> None: ...
     def fill(
         self, source: OwnedCursor, versions: VersionFilter, table_bytes: int, end: bytes | None = None

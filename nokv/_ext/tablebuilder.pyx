@@ -180,6 +180,7 @@ cdef class TableBuilder:
     cdef int bloom_bits
     cdef uint64_t created_ms
     cdef bint external
+    cdef bytes families
     cdef Buffer block                   # entries of the block under construction
     cdef Buffer restarts
     cdef int since_restart
@@ -205,7 +206,7 @@ cdef class TableBuilder:
         self.min_sequence = NO_SEQUENCE
 
     def __init__(self, file, *, str compression="none", int level=1, size_t block_bytes=4096, int restart_interval=16,
-                 int bloom_bits=10, uint64_t created_ms=0, bint external=False):
+                 int bloom_bits=10, uint64_t created_ms=0, bint external=False, bytes families=b""):
         if compression == "zstd":
             import zstandard
 
@@ -221,6 +222,7 @@ cdef class TableBuilder:
         self.bloom_bits = bloom_bits
         self.created_ms = created_ms
         self.external = external
+        self.families = families
 
     def __dealloc__(self):
         free(self.block.data)
@@ -573,6 +575,7 @@ cdef class TableBuilder:
             "codec": CODEC_ZSTD if self.compressor is not None else CODEC_NONE,
             "created_ms": self.created_ms,
             "external": int(self.external),
+            "families": self.families,
         }
         footer = []
         for payload in (None, encode_properties(properties), as_bytes(&self.index)):

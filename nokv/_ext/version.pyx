@@ -4,6 +4,7 @@ Sequences of level-0 tables do not overlap (a flush covers a span of its own, an
 the first hit from newest to oldest is the newest version. Below level 0 a deeper level never holds anything newer.
 """
 
+cimport cython
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 
@@ -139,6 +140,8 @@ cdef Cursor* level_cursor(TableData** tables, int count) noexcept nogil:
 
 
 # -- version ----------------------------------------------------------------------------------------------------------
+# the collector must not take away what __dealloc__ still needs
+@cython.no_gc_clear
 cdef class Version:
     """`levels[0]` newest first, `levels[1:]` in key order and disjoint; each a tuple of Table."""
 
