@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from nokv.engine.mode import read_mode
-from nokv.env.files import SystemFiles
-
 import nokv
+from nokv.engine.mode import read_mode
+from nokv.env.files import OsFiles
 from nokv.errors import NotSupported
 
 __all__ = ["DirectoryTarget"]
@@ -18,7 +17,7 @@ class DirectoryTarget:
     def __init__(self, path: str) -> None:
         self.name = path
         self.path = path
-        self.mode = read_mode(path, SystemFiles()).mode
+        self.mode = read_mode(path, OsFiles()).mode
         self.db = self._open(read_only=True)
 
     def _open(self, *, read_only: bool) -> nokv.DB:
@@ -53,7 +52,7 @@ class DirectoryTarget:
         return self.db.scan(start, end, reverse=reverse, limit=limit)
 
     def status(self) -> dict[str, Any]:
-        return {"target": self.path, "kind": "directory", "mode": self.mode, "version": nokv.__version__}
+        return {"target": self.path, "mode": self.mode, "version": nokv.__version__}
 
     def stats(self) -> dict[str, Any]:
         return self.db.stats()
@@ -66,6 +65,9 @@ class DirectoryTarget:
 
     def execution(self, address: str, region_id: int) -> list[dict[str, Any]]:
         raise NotSupported("a directory executes nothing", hint="nokv-shell nokv://COORDINATOR")
+
+    def root_log(self, address: str, from_revision: int, limit: int) -> list[dict[str, Any]]:
+        raise NotSupported("a directory has no rooted log", hint="nokv-shell nokv://COORDINATOR")
 
     def close(self) -> None:
         self.db.close()

@@ -34,6 +34,7 @@ class Target(Protocol):
     def regions(self) -> list[dict[str, Any]]: ...
     def stores(self) -> list[dict[str, Any]]: ...
     def execution(self, address: str, region_id: int) -> list[dict[str, Any]]: ...
+    def root_log(self, address: str, from_revision: int, limit: int) -> list[dict[str, Any]]: ...
     def close(self) -> None: ...
 
 
@@ -56,6 +57,7 @@ class Session:
             "regions": lambda c: self._emit_rows(c, "regions", self.target.regions()),
             "stores": lambda c: self._emit_rows(c, "stores", self.target.stores()),
             "execution": self._execution,
+            "root-log": self._root_log,
             "help": self._help,
             "\\writemode": self._writemode,
             "\\set": self._set,
@@ -143,6 +145,11 @@ class Session:
         for row in rows:
             self._write(f"[{row.get('address', '')}]\n")
             self._tree(row, 1)
+
+    def _root_log(self, command: Command) -> None:
+        address = command.arguments[0].decode("utf-8", "replace")
+        rows = self.target.root_log(address, command.number("from", 0), command.number("limit", SCAN_LIMIT))
+        self._emit_rows(command, "root-log", rows)
 
     # -- session ------------------------------------------------------------------------------------------------------
     def _help(self, command: Command) -> None:

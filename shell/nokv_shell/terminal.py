@@ -76,9 +76,7 @@ def interact(session: Session) -> int:
     """Prompt until the user leaves. Errors are printed and the prompt comes back. Returns the exit code."""
     prompt = make_prompt(session)
     status = session.target.status()
-    print(
-        f"nokv-shell {status.get('version', '')}  {session.target.name}  {status.get('mode', status.get('kind', ''))}"
-    )
+    print(f"nokv-shell {status.get('version', '')}  {session.target.name}  {status.get('mode', '')}")
     print("help lists the verbs; writes need \\writemode on")
     while True:
         colour = "ansired" if session.writable else "ansigreen"

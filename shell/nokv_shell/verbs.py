@@ -81,6 +81,14 @@ VERBS: dict[str, Verb] = {
             (0, 1),
             {"region": True, **_OUTPUT},
         ),
+        Verb(
+            "root-log",
+            "root-log ROOT_ADDRESS [--from REVISION] [--limit N]",
+            "events of the rooted log, oldest first, as one meta-root has them",
+            ("root-log 127.0.0.1:2380", "root-log 127.0.0.1:2380 --from 10 --limit 5"),
+            (1, 1),
+            {"from": True, "limit": True, **_OUTPUT},
+        ),
         Verb("help", "help [VERB]", "this list, or one verb with examples", ("help", "help scan"), (0, 1)),
         Verb(
             "\\writemode",

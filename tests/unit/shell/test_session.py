@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nokv_shell.completer import ShellCompleter
-from nokv_shell.grammar import is_complete, parse, tokenize
-from nokv_shell.session import Session, prefix_end
-from nokv_shell.verbs import VERBS
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
 from nokv.errors import NotFound, NotSupported, ReadOnly, UsageError
 from nokv.literal import format_literal
+from nokv_shell.completer import ShellCompleter
+from nokv_shell.grammar import is_complete, parse, tokenize
+from nokv_shell.session import Session, prefix_end
+from nokv_shell.verbs import VERBS
 
 
 class DictTarget:
@@ -60,6 +60,9 @@ class DictTarget:
 
     def stores(self) -> list[dict[str, Any]]:
         return []
+
+    def root_log(self, address: str, from_revision: int, limit: int) -> list[dict[str, Any]]:
+        return [{"revision": from_revision, "kind": "store-joined", "address": address}][:limit]
 
     def execution(self, address: str, region_id: int) -> list[dict[str, Any]]:
         raise NotSupported("no")
