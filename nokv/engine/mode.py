@@ -1,6 +1,7 @@
 """MODE.json: which shape a directory is in, and who may open it (docs/formats/mode.md). Absent means standalone.
 
-The engine owns the directory, so it owns this file; `migrate` and `serve` ask it. A write is atomic and durable: temporary file,
+The engine owns the directory, so it owns this file; `migrate` and `serve` ask it. A write is atomic and durable:
+temporary file,
 fsync, rename, fsync of the directory.
 """
 
@@ -92,7 +93,8 @@ def read_mode(path: str, files: Files) -> ModeRecord:
 
 
 def write_mode(path: str, record: ModeRecord, files: Files) -> None:
-    """Replace the file, atomically. Durable when it returns. The caller holds the directory lock and checked the transition."""
+    """Replace the file, atomically. Durable when it returns. The caller holds the directory lock and checked the
+    transition."""
     if record.mode not in MODES or record.role not in ROLES:
         raise PreconditionFailed(f"unknown mode {record.mode!r} or role {record.role!r}")
     fields: dict[str, object] = {

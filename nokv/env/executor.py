@@ -14,7 +14,8 @@ __all__ = ["ThreadExecutor"]
 class ThreadExecutor:
     """`nokv.env.Executor` on one daemon thread, started at the first step. Steps run in order, never two at a time.
 
-    The queue has no bound of its own: its users submit at most a few steps at a time (the engine: one per kind of work).
+    The queue has no bound of its own: its users submit at most a few steps at a time (the engine: one per kind of
+    work).
     """
 
     def __init__(self, name: str = "nokv-background") -> None:

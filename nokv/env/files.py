@@ -1,9 +1,11 @@
 """The operating system's files, behind the `Files` port.
 
 Rules the rest of the engine relies on:
-- `open_log` allocates every block before it maps them, so a full disk is ENOSPC there and never SIGBUS in a put. A store into the
+- `open_log` allocates every block before it maps them, so a full disk is ENOSPC there and never SIGBUS in a put. A
+  store into the
   map survives `kill -9` (the page cache belongs to the kernel); `sync` is one fdatasync.
-- A directory lock is a `flock` on an open file description: a second opener fails, in the same process too, and the kernel drops it
+- A directory lock is a `flock` on an open file description: a second opener fails, in the same process too, and the
+  kernel drops it
   when the process dies. No file is ever removed to unlock.
 - macOS: fdatasync does not reach the platter, F_FULLFSYNC does.
 """
@@ -50,7 +52,8 @@ def _allocate(fd: int, capacity: int) -> None:
 
 
 def _zero(fd: int, capacity: int) -> None:
-    """Write zeros over the whole file: afterwards a sync of a record has no extent to convert and no size to journal."""
+    """Write zeros over the whole file: afterwards a sync of a record has no extent to convert and no size to
+    journal."""
     zeros = memoryview(bytes(min(ZERO_CHUNK_BYTES, capacity)))
     offset = 0
     while offset < capacity:

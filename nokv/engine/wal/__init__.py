@@ -1,7 +1,9 @@
 """Write-ahead log: segments, typed records, retention by name, recovery.
 
-Owns: the files `wal/*.wal`, what is appended to them by whom, when a segment may go. Does not own: what a record means (the
-engine: type 1; the raft log: types 16 and up). Read `log.py` first, then docs/formats/wal.md; `recovery.py` decides what
+Owns: the files `wal/*.wal`, what is appended to them by whom, when a segment may go. Does not own: what a record means
+(the
+engine: type 1; the raft log: types 16 and up). Read `log.py` first, then docs/formats/wal.md; `recovery.py` decides
+what
 damage means.
 """
 

@@ -1,11 +1,13 @@
 """The write-ahead log that the engine and the raft log share.
 
     append  -> the record survives kill -9 when it returns (a store into a mapped segment; no system call)
-    sync    -> everything appended before the call survives power loss when it returns; concurrent callers share one fdatasync
+    sync    -> everything appended before the call survives power loss when it returns; concurrent callers share one
+    fdatasync
     retain  -> a segment goes only when every registered retainer is past it
 
 States: open -> failed (a sync failed: nothing is appended or synced any more, ReadOnly) -> closed.
-Threads: any. `append` of a mapped log needs no lock (the GIL is held from the check for room to the new end); rotation, retention
+Threads: any. `append` of a mapped log needs no lock (the GIL is held from the check for room to the new end); rotation,
+retention
 and the unmapped path hold `_lock`; the sync leader holds no lock while it waits for the disk.
 """
 
@@ -16,8 +18,16 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from nokv._ext.wal import DATA_START, HEADER_SIZE, PAYLOAD_BYTES_MAX, TYPE_SEGMENT, TYPE_SYNCED
-from nokv._ext.wal import SegmentReader, SegmentWriter, WalCore
+from nokv._ext.wal import (
+    DATA_START,
+    HEADER_SIZE,
+    PAYLOAD_BYTES_MAX,
+    TYPE_SEGMENT,
+    TYPE_SYNCED,
+    SegmentReader,
+    SegmentWriter,
+    WalCore,
+)
 from nokv.engine.wal.recovery import (
     FREE_SUFFIX,
     SegmentInfo,
@@ -54,6 +64,8 @@ class Wal(WalCore):
         directory: str,
         segment_bytes: int = 64 << 20,
         retainers: Iterable[str] = (),
+        *,
+        create: bool = True,
     ) -> None:
         if segment_bytes < SEGMENT_BYTES_MIN:
             raise UsageError(
@@ -77,13 +89,20 @@ class Wal(WalCore):
         self._recycled = 0
 
         if not files.exists(directory):
+            if not create:
+                raise Corruption(
+                    "the write-ahead log is missing", path=directory, hint="restore wal/ from where it went"
+                )
             files.makedirs(directory)
         log = recover(files, directory)
+        if not create and not log.segments:
+            raise Corruption("the write-ahead log is missing", path=directory, hint="restore wal/ from where it went")
         self.recovered_cut_bytes = log.cut_bytes
         self._segments: list[SegmentInfo] = log.segments
         self._highest = log.highest_number
         previous = log.segments[-1] if log.segments else None
-        # What a killed process left in the page cache has been read and will be built upon: make it durable before that.
+        # What a killed process left in the page cache has been read and will be built upon: make it durable before
+        # that.
         for info in log.segments:
             files.sync_file(info.path)
         self._switch(self._create(min(segment_bytes, FIRST_SEGMENT_BYTES)), previous)
@@ -152,7 +171,8 @@ class Wal(WalCore):
             self._rotations += 1
 
     def prepare(self) -> None:
-        """Make the next segment ready, so that the append that needs it does not wait. A background step may call this."""
+        """Make the next segment ready, so that the append that needs it does not wait. A background step may call
+        this."""
         with self._lock:
             if self._closed or self.failure is not None or self._spare is not None:
                 return
@@ -238,7 +258,8 @@ class Wal(WalCore):
             for writer in older:
                 self._unsynced.remove(writer)
                 writer.close()
-            # The mark lets recovery tell bit rot from a torn tail. It needs no sync of its own, and no room is made for it.
+            # The mark lets recovery tell bit rot from a torn tail. It needs no sync of its own, and no room is made for
+            # it.
             mark = _SYNCED.pack(*through)
             if self.active is not None and self.active.fits(len(mark)):
                 self.active.append(TYPE_SYNCED, mark)
@@ -246,7 +267,8 @@ class Wal(WalCore):
 
     # -- reading back -------------------------------------------------------------------------------------------------
     def replay(self, types: set[int] | None) -> Iterator[tuple[LogPosition, int, bytes]]:
-        """Records of these types over all live segments, oldest first, up to what was appended when the call was made."""
+        """Records of these types over all live segments, oldest first, up to what was appended when the call was
+        made."""
         with self._lock:
             if self._closed:
                 raise Closed("the WAL is closed")

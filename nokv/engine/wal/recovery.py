@@ -1,8 +1,10 @@
-"""What is in the WAL after a crash: which segments form the log, where it ends, and whether damage is a torn tail or corruption.
+"""What is in the WAL after a crash: which segments form the log, where it ends, and whether damage is a torn tail or
+corruption.
 
 Pure over buffers: reads, never writes. The rules (docs/formats/wal.md says why):
 
-- Every segment's first record names the segment before it and where that one ended. Following these links back from the newest
+- Every segment's first record names the segment before it and where that one ended. Following these links back from the
+  newest
   segment gives the log; files outside the chain are leftovers of an earlier cut or of an unfinished removal.
 - At the first record that does not check out, at X:
   1. a later mark says that X had been synced                                -> Corruption
@@ -165,7 +167,8 @@ def _check_blank(blank: list[tuple[int, str]], chain: list[SegmentInfo], data: d
 
 
 def _check_end(info: SegmentInfo, reader: SegmentReader, data: dict[int, Buffer], later: list[int]) -> None:
-    """The first record that does not check out is at reader.offset. Return if the log may end there, raise Corruption if not."""
+    """The first record that does not check out is at reader.offset. Return if the log may end there, raise Corruption
+    if not."""
     cut = reader.offset
     evidence = [reader.evidence(cut)]
     evidence += [SegmentReader(data[number], number).evidence(0) for number in later]

@@ -1,0 +1,39 @@
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from nokv._ext.batch cimport WriteBatch
+from nokv._ext.cursor cimport Cursor, Slice
+from nokv._ext.memtable cimport MemTable
+from nokv._ext.version cimport Version
+from nokv._ext.wal cimport WalCore
+
+cdef class View:
+    """What a read looks at: newest first. Immutable; replaced as a whole."""
+    cdef readonly MemTable mem
+    cdef readonly tuple immutables      # of MemTable, newest first
+    cdef readonly Version version
+
+cdef class Core:
+    cdef public View view
+    cdef public WalCore wal
+    cdef public uint64_t sequence       # of the newest visible entry
+    cdef public bint ready              # the fast path may run: open, writable, nothing to wait for
+    cdef public int state               # 0 open, 1 closed, 2 forked
+    cdef public int durability          # 0 process, 1 interval, 2 sync
+    cdef public bint dirty              # something was logged since the owner was last told
+    cdef public uint64_t write_buffer_bytes
+    cdef public int family_count        # ids 0 .. family_count - 1 exist
+    cdef readonly uint64_t newest_snapshot
+    cdef list _snapshots                # live sequences, rising, one item per holder
+    cdef readonly uint64_t puts, deletes, gets, hits, scans, batches, written_bytes
+    cdef object __weakref__
+    cdef int check_open(self) except -1
+    cdef object read(self, uint8_t family, object key, uint64_t sequence, object default)
+    cdef list read_many(self, uint8_t family, object keys, uint64_t sequence)
+    cdef int write_one(self, int kind, uint8_t family, object key, object value, object sync) except -1
+    cdef int _put_many(self, int family, object pairs, object sync) except -1
+    cdef int write_payload(self, WriteBatch batch, bint log) except -1
+    cdef int after_log(self, object sync) except -1
+    cdef int hold(self, uint64_t sequence) except -1
+    cdef int let_go(self, uint64_t sequence) except -1
+    cdef Cursor* open_cursor(self, View view) except NULL
+    cdef object new_scan(self, uint8_t family, uint64_t sequence, start, end, prefix, bint reverse, limit, bint keys, bint values)

@@ -1,0 +1,123 @@
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any, Literal, Protocol, TypeVar, overload
+
+from nokv._ext.batch import WriteBatch
+from nokv._ext.memtable import MemTable
+from nokv._ext.merge import OwnedCursor
+from nokv._ext.version import Version
+from nokv._ext.wal import WalCore
+from nokv.env.ports import Buffer
+
+D = TypeVar("D")
+Pairs = Iterable[tuple[Buffer, Buffer]] | dict[bytes, bytes]
+SEQUENCE_MAX: int
+
+class View:
+    mem: MemTable
+    immutables: tuple[MemTable, ...]
+    version: Version
+    def __init__(self, mem: MemTable, immutables: tuple[MemTable, ...], version: Version) -> None: ...
+
+T_co = TypeVar("T_co", covariant=True)
+
+class Scan(Protocol[T_co]):
+    def __iter__(self) -> Iterator[T_co]: ...
+    def __next__(self) -> T_co: ...
+    def fetch(self, count: int) -> list[T_co]: ...
+    def close(self) -> None: ...
+
+class _Reads:
+    @overload
+    def get(self, key: Buffer) -> bytes | None: ...
+    @overload
+    def get(self, key: Buffer, default: D) -> bytes | D: ...
+    def get_many(self, keys: Iterable[Buffer]) -> list[bytes | None]: ...
+    @overload
+    def scan(
+        self,
+        start: Buffer | None = None,
+        end: Buffer | None = None,
+        *,
+        prefix: Buffer | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+        keys: Literal[True] = True,
+        values: Literal[True] = True,
+    ) -> Scan[tuple[bytes, bytes]]: ...
+    @overload
+    def scan(
+        self,
+        start: Buffer | None = None,
+        end: Buffer | None = None,
+        *,
+        prefix: Buffer | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+        keys: Literal[True] = True,
+        values: Literal[False],
+    ) -> Scan[bytes]: ...
+    @overload
+    def scan(
+        self,
+        start: Buffer | None = None,
+        end: Buffer | None = None,
+        *,
+        prefix: Buffer | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+        keys: Literal[False],
+        values: Literal[True] = True,
+    ) -> Scan[bytes]: ...
+
+class _Writes:
+    def put(self, key: Buffer, value: Buffer, *, sync: bool | None = None) -> None: ...
+    def delete(self, key: Buffer, *, sync: bool | None = None) -> None: ...
+    def put_many(self, pairs: Pairs, *, sync: bool | None = None) -> None: ...
+
+class Core(_Reads, _Writes):
+    view: View
+    wal: WalCore
+    sequence: int
+    ready: bool
+    state: int
+    durability: int
+    dirty: bool
+    write_buffer_bytes: int
+    family_count: int
+    newest_snapshot: int
+    puts: int
+    deletes: int
+    gets: int
+    scans: int
+    batches: int
+    written_bytes: int
+    def flushed_get(self, family: Family | str | int | None, key: Buffer) -> bytes | None: ...
+    def write(self, batch: WriteBatch, *, sync: bool | None = None, log: bool = True) -> None: ...
+    def snapshot(self) -> Snapshot: ...
+    def snapshot_sequences(self) -> list[int]: ...
+    def _check_open(self) -> None: ...
+    def _has_room(self, size: int, log: bool) -> bool: ...
+    def _write_locked(self, batch: WriteBatch, log: bool) -> None: ...
+    def _replay(self, payload: bytes, flushed: int, path: str, offset: int) -> None: ...
+    def _memtable_cursor(self, mem: MemTable) -> OwnedCursor: ...
+    def _scan_all(self, view: View) -> list[tuple[bytes, int, int, bytes]]: ...
+
+class Snapshot(_Reads):
+    sequence: int
+    closed: bool
+    def family(self, name: str | int) -> SnapshotFamily: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Snapshot: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+class SnapshotFamily(_Reads):
+    name: str | int
+    id: int
+
+class Family(_Reads, _Writes):
+    name: str
+    id: int
+    def __init__(self, core: Any, name: str, number: int) -> None: ...

@@ -1,0 +1,868 @@
+"""The compiled foreground: put, get, delete, write, get_many, put_many, scan are one call into this module each.
+
+Owns: the order "log, insert, publish", what a read sees, the list of live snapshots. Does not own: when to flush, where files are,
+what to do when a log is full: those are calls to the Python subclass (nokv/engine/db.py): `_make_room`, `_prepare_segment`,
+`_became_dirty`, `_append_unmapped`, `_sync_log`, `_poison`.
+
+Threads: any. A write keeps the GIL from its check for room to its publication and calls no Python code in between, so writes need
+no lock of their own. Reads take one reference to the current View and work on it.
+"""
+
+from bisect import bisect_left
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memset
+
+from nokv._ext.batch cimport (
+    BATCH_HEADER_SIZE,
+    KEY_BYTES_MAX,
+    VALUE_BYTES_MAX,
+    WriteBatch,
+    as_bytes,
+    check_sizes,
+    record_size,
+    write_record,
+)
+from nokv._ext.blockcache cimport CachedBlock, release_block
+from nokv._ext.codec cimport Reader, get_fixed32, get_fixed64, left, put_fixed32, put_fixed64, read_byte, read_bytes, read_fixed32, read_fixed64, reader
+from nokv._ext.cursor cimport (
+    CURSOR_NO_MEMORY,
+    CURSOR_OK,
+    KIND_DELETE,
+    KIND_PUT,
+    TRAILER_SIZE,
+    Cursor,
+    Slice,
+    compare_bytes,
+    read_trailer,
+)
+from nokv._ext.memtable cimport MemTable, hash_prefix, prefetch_slot
+from nokv._ext.merge cimport OwnedCursor, merge_cursors
+from nokv._ext.version cimport Version
+from nokv._ext.wal cimport RECORD_BATCH, SegmentWriter, WalCore
+
+from nokv.errors import Closed, Corruption, NotFound, UsageError
+
+cdef enum:
+    STATE_OPEN = 0
+    STATE_CLOSED = 1
+    STATE_FORKED = 2
+    DURABILITY_SYNC = 2
+    KEY_ON_STACK = 264
+    CHUNK_FIRST = 32
+    CHUNK_MAX = 1024
+    CURSORS_MAX = 4096
+
+SEQUENCE_MAX = (1 << 56) - 1
+
+
+cdef class View:
+    def __init__(self, MemTable mem not None, tuple immutables not None, Version version not None):
+        self.mem = mem
+        self.immutables = immutables
+        self.version = version
+
+
+cdef inline int _search(View view, const uint8_t* prefix, size_t size, uint64_t sequence, Slice* value, int* kind,
+                        CachedBlock** pin):
+    """1 found (maybe a delete), 0 absent, < 0 a status of the view's Version."""
+    cdef uint64_t hash = hash_prefix(prefix, size)
+    cdef MemTable table
+    if view.mem.get(prefix, size, hash, sequence, value, kind):
+        return 1
+    for item in view.immutables:
+        table = <MemTable>item
+        if table.get(prefix, size, hash, sequence, value, kind):
+            return 1
+    return view.version.get(prefix, size, sequence, value, kind, pin)
+
+
+cdef inline object _result(View view, int found, int kind, Slice* value, CachedBlock* pin, object default):
+    cdef object result
+    if found < 0:
+        view.version.raise_status(found)
+    if found == 0 or kind != KIND_PUT:
+        result = default
+    else:
+        result = PyBytes_FromStringAndSize(<const char*>value.data, <Py_ssize_t>value.size)
+    if pin != NULL:
+        release_block(pin)
+    return result
+
+
+cdef class Core:
+    def __cinit__(self, *args, **kwargs):
+        self._snapshots = []
+        self.state = STATE_CLOSED
+        self.ready = False
+        self.family_count = 1
+
+    # -- what the Python subclass does --------------------------------------------------------------------------------
+    def _make_room(self, size):
+        raise NotImplementedError
+
+    def _prepare_segment(self):
+        raise NotImplementedError
+
+    def _became_dirty(self):
+        raise NotImplementedError
+
+    def _append_unmapped(self, batch, log):
+        raise NotImplementedError
+
+    def _sync_log(self):
+        raise NotImplementedError
+
+    def _poison(self, reason):
+        raise NotImplementedError
+
+    cdef int check_open(self) except -1:
+        if self.state == STATE_OPEN:
+            return 0
+        if self.state == STATE_FORKED:
+            raise Closed("the process forked after this database was opened", hint="open it in one process only")
+        raise Closed("the database is closed", hint="open it again with nokv.open")
+
+    def _check_open(self):
+        self.check_open()
+
+    # -- reads --------------------------------------------------------------------------------------------------------
+    cdef object read(self, uint8_t family, object key, uint64_t sequence, object default):
+        cdef uint8_t small[KEY_ON_STACK]
+        cdef uint8_t* prefix = small
+        cdef size_t size
+        cdef Slice value
+        cdef int kind = 0, found
+        cdef CachedBlock* pin = NULL
+        cdef View view
+        if self.state != STATE_OPEN:
+            self.check_open()
+        if type(key) is not bytes:
+            key = as_bytes(key, "key")
+        size = <size_t>PyBytes_GET_SIZE(key) + 1
+        if size > KEY_ON_STACK:
+            if size > KEY_BYTES_MAX + 1:
+                return default                      # such a key cannot be stored
+            prefix = <uint8_t*>malloc(size)
+            if prefix == NULL:
+                raise MemoryError()
+        prefix[0] = family
+        memcpy(prefix + 1, PyBytes_AS_STRING(key), size - 1)
+        view = self.view
+        self.gets += 1
+        try:
+            found = _search(view, prefix, size, sequence, &value, &kind, &pin)
+            return _result(view, found, kind, &value, pin, default)
+        finally:
+            if prefix != small:
+                free(prefix)
+
+    cdef list read_many(self, uint8_t family, object keys, uint64_t sequence):
+        cdef list items = keys if type(keys) is list else list(keys)
+        cdef Py_ssize_t count = len(items), i
+        cdef list results = [None] * count
+        self.hold(sequence)         # reading a block may let writers run: what we see must not be superseded in place
+        try:
+            for i in range(count):
+                results[i] = self.read(family, items[i], sequence, None)
+        finally:
+            self.let_go(sequence)
+        return results
+
+    def get(self, key, default=None):
+        """The value under `key`, or `default`."""
+        return self.read(0, key, self.sequence, default)
+
+    def get_many(self, keys):
+        """Values in the order of the keys, None where there is none; one consistent view, one C loop."""
+        return self.read_many(0, keys, self.sequence)
+
+    def flushed_get(self, family, key):
+        """What a crash would find: only what is in SSTs. None if absent."""
+        cdef bytes prefix
+        cdef Slice value
+        cdef int kind = 0, found
+        cdef CachedBlock* pin = NULL
+        cdef View view
+        self.check_open()
+        prefix = bytes([self._family_number(family)]) + as_bytes(key, "key")
+        view = self.view
+        found = view.version.get(prefix, len(prefix), <uint64_t>SEQUENCE_MAX, &value, &kind, &pin)
+        return _result(view, found, kind, &value, pin, None)
+
+    def _family_number(self, family):
+        if family is None:
+            return 0
+        if isinstance(family, int):
+            if not 0 <= family < self.family_count:
+                raise NotFound(f"family {family} does not exist")
+            return family
+        if isinstance(family, str):
+            return self._family_id(family)
+        return family.id
+
+    # -- writes -------------------------------------------------------------------------------------------------------
+    cdef int write_one(self, int kind, uint8_t family, object key, object value, object sync) except -1:
+        cdef uint64_t need, key_size, value_size = 0
+        cdef const uint8_t* value_data = NULL
+        cdef uint8_t* payload
+        cdef uint8_t* end
+        cdef uint8_t* prefix = NULL
+        cdef SegmentWriter writer
+        cdef MemTable mem
+        cdef WriteBatch batch
+        if type(key) is not bytes:
+            key = as_bytes(key, "key")
+        key_size = <uint64_t>PyBytes_GET_SIZE(key)
+        if kind != KIND_DELETE:
+            if type(value) is not bytes:
+                value = as_bytes(value, "value")
+            value_size = <uint64_t>PyBytes_GET_SIZE(value)
+            value_data = <const uint8_t*>PyBytes_AS_STRING(value)
+        if key_size > KEY_BYTES_MAX or value_size > VALUE_BYTES_MAX:
+            check_sizes(key, value)
+        need = BATCH_HEADER_SIZE + record_size(kind, key_size, value_size)
+        while True:
+            if self.state != STATE_OPEN:
+                self.check_open()
+            mem = self.view.mem
+            if self.ready and mem.t.used < self.write_buffer_bytes and self.wal.failure is None:
+                writer = self.wal.active
+                if writer.base == NULL:
+                    batch = WriteBatch()
+                    batch.add(kind, family, key, value)
+                    self._append_unmapped(batch, True)
+                    return self.after_log(sync)
+                if writer.has_room(need):
+                    break
+            self._make_room(need)
+        payload = writer.reserve()
+        put_fixed64(payload, self.sequence + 1)
+        put_fixed32(payload + 8, 1)
+        end = write_record(payload + BATCH_HEADER_SIZE, kind, family, <const uint8_t*>PyBytes_AS_STRING(key), key_size,
+                           value_data, value_size, &prefix)
+        writer.commit(RECORD_BATCH, <uint64_t>(end - payload))
+        self.wal.appended += 1
+        self.wal.appended_bytes += need
+        if mem.add(self.sequence + 1, kind, prefix, key_size + 1, value_data, value_size, self.newest_snapshot) != CURSOR_OK:
+            self._poison("out of memory after a record was logged")
+            raise MemoryError()
+        self.sequence += 1
+        self.written_bytes += key_size + value_size
+        if kind == KIND_DELETE:
+            self.deletes += 1
+        else:
+            self.puts += 1
+        if writer.end > self.wal.soft_limit:
+            self._prepare_segment()
+        return self.after_log(sync)
+
+    cdef int after_log(self, object sync) except -1:
+        if not self.dirty:
+            self.dirty = True
+            self._became_dirty()
+        if sync is None:
+            if self.durability == DURABILITY_SYNC:
+                self._sync_log()
+        elif sync:
+            self._sync_log()
+        return 0
+
+    cdef int write_payload(self, WriteBatch batch, bint log) except -1:
+        """Log (unless `log` is false), insert, publish. The caller has made room; nothing in here lets another thread in, but
+        for a log that is not mapped: then the caller holds the write lock."""
+        cdef uint64_t first = self.sequence + 1
+        cdef SegmentWriter writer
+        put_fixed64(batch.data, first)
+        put_fixed32(batch.data + 8, batch.count)
+        if log:
+            writer = self.wal.active
+            writer.append_written(RECORD_BATCH, batch.data, batch.size)
+            self.wal.appended += 1
+            self.wal.appended_bytes += batch.size
+        if _insert(self.view.mem, batch.data, batch.size, self.newest_snapshot) != 1:
+            self._poison("out of memory after a record was logged")
+            raise MemoryError()
+        self.sequence += batch.count
+        self.batches += 1
+        self.puts += batch.count
+        self.written_bytes += batch.size
+        return 0
+
+    def _write_locked(self, WriteBatch batch not None, bint log):
+        """For the subclass, which holds the write lock and has made room."""
+        self.write_payload(batch, log)
+
+    def _has_room(self, uint64_t size, bint log):
+        return (self.view.mem.t.used < self.write_buffer_bytes and (not log or self.wal.active.has_room(size)))
+
+    def write(self, WriteBatch batch not None, *, sync=None, log=True):
+        """Apply all operations of the batch, in order, atomically. `log=False`: no WAL record, durable only after a flush."""
+        cdef SegmentWriter writer
+        cdef bint logged = log
+        if batch.count == 0:
+            self.check_open()
+            return
+        if batch.family_max >= self.family_count:
+            raise NotFound(f"family {batch.family_max} does not exist in this database")
+        if batch.frozen:
+            raise UsageError("the batch is being written")
+        batch.frozen = True
+        try:
+            while True:
+                if self.state != STATE_OPEN:
+                    self.check_open()
+                if self.ready and self.view.mem.t.used < self.write_buffer_bytes and self.wal.failure is None:
+                    writer = self.wal.active
+                    if writer.base == NULL:
+                        self._append_unmapped(batch, logged)
+                        break
+                    if not logged:
+                        self.write_payload(batch, False)
+                        break
+                    if writer.has_room(batch.size):
+                        self.write_payload(batch, True)
+                        break
+                self._make_room(batch.size if logged else 0)
+        finally:
+            batch.frozen = False
+        if logged:
+            writer = self.wal.active
+            if writer is not None and writer.end > self.wal.soft_limit:
+                self._prepare_segment()
+            self.after_log(sync)
+
+    def put(self, key, value, *, sync=None):
+        """Store `value` under `key`. Survives the death of this process; with sync=True, power loss too."""
+        self.write_one(KIND_PUT, 0, key, value, sync)
+
+    def delete(self, key, *, sync=None):
+        """Forget `key`, which need not exist."""
+        self.write_one(KIND_DELETE, 0, key, None, sync)
+
+    def put_many(self, pairs, *, sync=None):
+        """Store all (key, value) pairs atomically: one log record, one C loop. A dict does too."""
+        self._put_many(0, pairs, sync)
+
+    cdef int _put_many(self, int family, object pairs, object sync) except -1:
+        cdef WriteBatch batch = WriteBatch()
+        self.check_open()
+        if isinstance(pairs, dict):
+            pairs = pairs.items()
+        batch.put_many(pairs, family)
+        self.write(batch, sync=sync)
+        return 0
+
+    def _replay(self, bytes payload not None, uint64_t flushed, str path, uint64_t offset):
+        """Insert a logged batch during recovery, unless all of it (sequence <= flushed) is in tables already."""
+        cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(payload)
+        cdef uint64_t last
+        cdef int done
+        if len(payload) < BATCH_HEADER_SIZE:
+            raise Corruption("write batch has no header", path=path, offset=offset)
+        last = get_fixed64(data) + get_fixed32(data + 8) - 1
+        if last <= flushed:
+            return
+        done = _insert(self.view.mem, data, <size_t>len(payload), 0)
+        if done == CURSOR_NO_MEMORY:
+            raise MemoryError()
+        if done != 1:
+            raise Corruption("write batch is malformed", path=path, offset=offset)
+        if last > self.sequence:
+            self.sequence = last
+
+    def _memtable_cursor(self, MemTable mem not None):
+        """For the flush: every entry of a memtable that takes no more writes."""
+        return OwnedCursor.make(mem.cursor(), mem)
+
+    # -- snapshots ----------------------------------------------------------------------------------------------------
+    cdef int hold(self, uint64_t sequence) except -1:
+        if self._snapshots and <object>self._snapshots[len(self._snapshots) - 1] > sequence:
+            self._snapshots.insert(bisect_left(self._snapshots, sequence), sequence)
+        else:
+            self._snapshots.append(sequence)
+            self.newest_snapshot = sequence
+        return 0
+
+    cdef int let_go(self, uint64_t sequence) except -1:
+        del self._snapshots[bisect_left(self._snapshots, sequence)]
+        self.newest_snapshot = self._snapshots[len(self._snapshots) - 1] if self._snapshots else 0
+        return 0
+
+    def snapshot_sequences(self):
+        """Sequences that live snapshots and scans read at, rising."""
+        return list(self._snapshots)
+
+    def snapshot(self):
+        """A read view of this moment. Close it (or use `with`): it keeps superseded versions alive."""
+        self.check_open()
+        return Snapshot(self)
+
+    # -- scans --------------------------------------------------------------------------------------------------------
+    cdef Cursor* open_cursor(self, View view) except NULL:
+        cdef Cursor** parts
+        cdef Cursor* merged
+        cdef int count = 0, tables, most, i
+        cdef bint ok = True
+        tables = view.version.cursor_count()
+        most = 1 + <int>len(view.immutables) + tables
+        parts = <Cursor**>malloc(sizeof(Cursor*) * most)
+        if parts == NULL:
+            raise MemoryError()
+        parts[0] = view.mem.cursor()
+        ok = parts[0] != NULL
+        count = 1 if ok else 0
+        for item in view.immutables:
+            if ok:
+                parts[count] = (<MemTable>item).cursor()
+                ok = parts[count] != NULL
+                count += 1 if ok else 0
+        if ok and tables:
+            i = view.version.add_cursors(parts + count, tables)
+            ok = i >= 0
+            count += i if ok else 0
+        merged = NULL
+        if ok:
+            merged = parts[0] if count == 1 else merge_cursors(parts, count)
+        if merged == NULL:
+            for i in range(count):
+                parts[i].ops.destroy(parts[i])
+        free(parts)
+        if merged == NULL:
+            raise MemoryError()
+        return merged
+
+    cdef object new_scan(self, uint8_t family, uint64_t sequence, start, end, prefix, bint reverse, limit, bint keys, bint values):
+        cdef bytes lower, upper
+        self.check_open()
+        if not keys and not values:
+            raise UsageError("a scan of neither keys nor values", hint="leave one of keys=, values= true")
+        if limit is not None and limit < 0:
+            raise UsageError(f"limit {limit} is negative")
+        lower = b"" if start is None else as_bytes(start, "start")
+        upper = None if end is None else as_bytes(end, "end")
+        if start is not None and end is not None and lower > upper:
+            raise UsageError("the scan's start is after its end", hint="reverse=True keeps start <= end, and walks backwards")
+        if prefix is not None:
+            prefix = as_bytes(prefix, "prefix")
+            if prefix > lower:
+                lower = prefix
+            after = _successor(prefix)
+            if after is not None and (upper is None or after < upper):
+                upper = after
+        head = bytes((family,))
+        if upper is not None:
+            upper = head + upper
+        elif family < 255:
+            upper = bytes((family + 1,))
+        return Scan(self, head + lower, upper, sequence, reverse, -1 if limit is None else limit, keys, values)
+
+    def scan(self, start=None, end=None, *, prefix=None, reverse=False, limit=None, keys=True, values=True):
+        """Iterate start <= key < end in key order (backwards with reverse=True), over the view of this moment."""
+        return self.new_scan(0, self.sequence, start, end, prefix, reverse, limit, keys, values)
+
+    def _scan_all(self, View view not None):
+        """For tests and checks: every visible or invisible entry as (prefix, sequence, kind, value)."""
+        cdef Cursor* c = self.open_cursor(view)
+        cdef uint64_t packed
+        cdef list found = []
+        try:
+            c.ops.seek_first(c)
+            while c.valid:
+                packed = read_trailer(c.key.data + c.key.size - TRAILER_SIZE)
+                found.append((c.key.data[:c.key.size - TRAILER_SIZE], packed >> 8, <int>(packed & 255), c.value.data[:c.value.size]))
+                c.ops.next(c)
+            if c.status < 0:
+                view.version.raise_status(c.status)
+        finally:
+            c.ops.destroy(c)
+        return found
+
+
+cdef bytes _successor(bytes prefix):
+    """The smallest key that is greater than every key with this prefix; None if there is none."""
+    cdef Py_ssize_t n = len(prefix)
+    while n > 0 and prefix[n - 1] == 255:
+        n -= 1
+    if n == 0:
+        return None
+    return prefix[:n - 1] + bytes((prefix[n - 1] + 1,))
+
+
+cdef int _insert(MemTable mem, const uint8_t* data, size_t size, uint64_t newest_snapshot) noexcept:
+    """Insert every record of a batch payload: 1, 0 malformed (a prefix may be in), or CURSOR_NO_MEMORY."""
+    cdef Reader r = reader(data, size)
+    cdef uint64_t sequence = 0
+    cdef uint32_t count = 0, i
+    cdef uint8_t kind = 0
+    cdef const uint8_t* prefix = NULL
+    cdef const uint8_t* value = NULL
+    cdef size_t prefix_size = 0, value_size = 0
+    if not read_fixed64(&r, &sequence) or not read_fixed32(&r, &count):
+        return 0
+    for i in range(count):
+        value_size = 0
+        if not read_byte(&r, &kind) or not read_bytes(&r, &prefix, &prefix_size) or prefix_size == 0:
+            return 0
+        if kind == KIND_PUT:
+            if not read_bytes(&r, &value, &value_size):
+                return 0
+        elif kind != KIND_DELETE:
+            return 0
+        if mem.add(sequence + i, kind, prefix, prefix_size, value, value_size, newest_snapshot) != CURSOR_OK:
+            return CURSOR_NO_MEMORY
+    return 1 if left(&r) == 0 else 0
+
+
+cdef class Scan:
+    """Iterator of a scan: C loops fill a list, `next` takes from it. Holds everything it walks; one thread at a time."""
+
+    cdef Core core
+    cdef View view
+    cdef Cursor* c
+    cdef bytes lower, upper
+    cdef uint64_t sequence
+    cdef bint reverse, keys, values, held, done, busy, started
+    cdef int64_t remaining
+    cdef list chunk
+    cdef Py_ssize_t position, chunk_size
+    cdef uint8_t* last              # family || key of the last key dealt with
+    cdef size_t last_size, last_capacity
+
+    def __cinit__(self, Core core not None, bytes lower not None, bytes upper, uint64_t sequence, bint reverse, int64_t limit,
+                  bint keys, bint values):
+        self.c = NULL
+        self.last = NULL
+        self.core = core
+        self.view = core.view
+        self.lower = lower
+        self.upper = upper
+        self.sequence = sequence
+        self.reverse = reverse
+        self.remaining = limit
+        self.keys = keys
+        self.values = values
+        self.chunk = []
+        self.position = 0
+        self.chunk_size = CHUNK_FIRST
+        core.hold(sequence)
+        self.held = True
+        core.scans += 1
+
+    def __dealloc__(self):
+        self._release()
+
+    cdef _release(self):
+        self.done = True
+        if self.c != NULL:
+            self.c.ops.destroy(self.c)
+            self.c = NULL
+        if self.last != NULL:
+            free(self.last)
+            self.last = NULL
+        if self.held:
+            self.held = False
+            self.core.let_go(self.sequence)
+        self.view = None
+
+    def close(self):
+        """Let go of what the scan holds; also happens at its end, and when it is garbage."""
+        if self.busy:
+            raise UsageError("the scan is in use by another thread")
+        self.chunk = []
+        self.position = 0
+        self._release()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef object item
+        if self.core.state != STATE_OPEN:
+            self.core.check_open()
+        if self.position >= len(self.chunk):
+            if self.done:
+                raise StopIteration
+            self._fill()
+            if self.position >= len(self.chunk):
+                raise StopIteration
+        item = self.chunk[self.position]
+        self.position += 1
+        return item
+
+    def fetch(self, Py_ssize_t count):
+        """Up to `count` of the next items as one list."""
+        cdef list items = []
+        cdef Py_ssize_t have
+        if self.core.state != STATE_OPEN:
+            self.core.check_open()
+        while len(items) < count:
+            have = len(self.chunk) - self.position
+            if have == 0:
+                if self.done:
+                    break
+                if self.chunk_size < count - len(items):
+                    self.chunk_size = min(count - len(items), CHUNK_MAX)
+                self._fill()
+                continue
+            have = min(have, count - len(items))
+            items += self.chunk[self.position:self.position + have]
+            self.position += have
+        return items
+
+    cdef int _remember(self, const uint8_t* key, size_t size) except -1:
+        cdef uint8_t* fresh
+        if size > self.last_capacity:
+            fresh = <uint8_t*>realloc(self.last, size * 2)
+            if fresh == NULL:
+                raise MemoryError()
+            self.last = fresh
+            self.last_capacity = size * 2
+        memcpy(self.last, key, size)
+        self.last_size = size
+        return 0
+
+    cdef int _start(self) except -1:
+        cdef bytes target
+        cdef Slice key
+        cdef Cursor* c
+        self.c = self.core.open_cursor(self.view)
+        c = self.c
+        self.started = True
+        if not self.reverse:
+            target = self.lower + b"\0" * TRAILER_SIZE
+        elif self.upper is not None:
+            target = self.upper + b"\0" * TRAILER_SIZE
+        else:
+            c.ops.seek_last(c)
+            return 0
+        key.data = <const uint8_t*>PyBytes_AS_STRING(target)
+        key.size = <size_t>len(target)
+        c.ops.seek(c, key)
+        if self.reverse:
+            if c.valid:
+                c.ops.prev(c)
+            elif c.status == CURSOR_OK:
+                c.ops.seek_last(c)
+        return 0
+
+    cdef int _fill(self) except -1:
+        """The next chunk, or the end. Only one thread may be in here: a block's decoding lets others run."""
+        cdef Py_ssize_t want = self.chunk_size
+        if self.busy:
+            raise UsageError("the scan is in use by another thread", hint="one thread walks a scan at a time")
+        if self.remaining >= 0 and self.remaining < want:
+            want = self.remaining
+        self.chunk = []
+        self.position = 0
+        self.busy = True
+        try:
+            if want > 0:
+                if not self.started:
+                    self._start()
+                if self.reverse:
+                    self._fill_reverse(want)
+                else:
+                    self._fill_forward(want)
+                if self.c.status < 0:
+                    self.view.version.raise_status(self.c.status)
+        except BaseException:
+            self.chunk = []
+            self._release()
+            raise
+        finally:
+            self.busy = False
+        if self.remaining >= 0:
+            self.remaining -= len(self.chunk)
+        if len(self.chunk) < want or self.remaining == 0:
+            self._release()
+        if self.chunk_size < CHUNK_MAX:
+            self.chunk_size *= 4 if self.chunk_size * 4 <= CHUNK_MAX else 2
+        return 0
+
+    cdef object _item(self, const uint8_t* key, size_t size, Slice* value):
+        cdef object k, v
+        if not self.values:
+            return PyBytes_FromStringAndSize(<const char*>key + 1, <Py_ssize_t>size - 1)
+        v = PyBytes_FromStringAndSize(<const char*>value.data, <Py_ssize_t>value.size)
+        if not self.keys:
+            return v
+        k = PyBytes_FromStringAndSize(<const char*>key + 1, <Py_ssize_t>size - 1)
+        return (k, v)
+
+    cdef int _fill_forward(self, Py_ssize_t want) except -1:
+        cdef Cursor* c = self.c
+        cdef const uint8_t* key
+        cdef const uint8_t* upper = NULL if self.upper is None else <const uint8_t*>PyBytes_AS_STRING(self.upper)
+        cdef size_t size, upper_size = 0 if self.upper is None else <size_t>len(self.upper)
+        cdef uint64_t packed
+        cdef Py_ssize_t count = 0
+        cdef list chunk = self.chunk
+        while c.valid and count < want:
+            key = c.key.data
+            size = c.key.size - TRAILER_SIZE
+            packed = read_trailer(key + size)
+            if (packed >> 8) <= self.sequence and not (
+                self.last_size == size and memcmp(self.last, key, size) == 0
+            ):
+                if upper != NULL and compare_bytes(key, size, upper, upper_size) >= 0:
+                    return 0
+                self._remember(key, size)       # older versions of this key are hidden from here on
+                if (packed & 255) == KIND_PUT:
+                    chunk.append(self._item(key, size, &c.value))
+                    count += 1
+            c.ops.next(c)
+        return 0
+
+    cdef int _fill_reverse(self, Py_ssize_t want) except -1:
+        """Backwards the versions of a key come oldest first: the last visible one of a run counts."""
+        cdef Cursor* c = self.c
+        cdef const uint8_t* key
+        cdef const uint8_t* lower = <const uint8_t*>PyBytes_AS_STRING(self.lower)
+        cdef size_t size, lower_size = <size_t>len(self.lower)
+        cdef uint64_t packed
+        cdef Py_ssize_t count = 0
+        cdef list chunk = self.chunk
+        cdef object candidate
+        while c.valid and count < want:
+            key = c.key.data
+            size = c.key.size - TRAILER_SIZE
+            if compare_bytes(key, size, lower, lower_size) < 0:
+                return 0
+            self._remember(key, size)
+            candidate = None
+            while c.valid:
+                key = c.key.data
+                size = c.key.size - TRAILER_SIZE
+                if size != self.last_size or memcmp(key, self.last, size) != 0:
+                    break
+                packed = read_trailer(key + size)
+                if (packed >> 8) <= self.sequence:
+                    candidate = self._item(key, size, &c.value) if (packed & 255) == KIND_PUT else None
+                c.ops.prev(c)
+            if c.status < 0:
+                return 0
+            if candidate is not None:
+                chunk.append(candidate)
+                count += 1
+        return 0
+
+
+cdef class Snapshot:
+    """A consistent read view; `with` closes it. Reads of a closed one raise Closed."""
+
+    cdef Core core
+    cdef readonly uint64_t sequence
+    cdef bint open
+    cdef object __weakref__
+
+    def __cinit__(self, Core core not None):
+        core.check_open()
+        self.core = core
+        self.sequence = core.sequence
+        core.hold(self.sequence)
+        self.open = True
+
+    def __dealloc__(self):
+        self._release()
+
+    cdef _release(self):
+        if self.open:
+            self.open = False
+            self.core.let_go(self.sequence)
+
+    cdef int check(self) except -1:
+        if not self.open:
+            raise Closed("the snapshot is closed")
+        return self.core.check_open()
+
+    def get(self, key, default=None):
+        self.check()
+        return self.core.read(0, key, self.sequence, default)
+
+    def get_many(self, keys):
+        self.check()
+        return self.core.read_many(0, keys, self.sequence)
+
+    def scan(self, start=None, end=None, *, prefix=None, reverse=False, limit=None, keys=True, values=True):
+        self.check()
+        return self.core.new_scan(0, self.sequence, start, end, prefix, reverse, limit, keys, values)
+
+    def family(self, name):
+        """The same verbs over one family, at this snapshot."""
+        self.check()
+        return SnapshotFamily(self, name, self.core._family_number(name))
+
+    def close(self):
+        self._release()
+
+    @property
+    def closed(self):
+        return not self.open
+
+    def __enter__(self):
+        self.check()
+        return self
+
+    def __exit__(self, *exc):
+        self._release()
+
+
+cdef class SnapshotFamily:
+    cdef Snapshot snapshot
+    cdef readonly object name
+    cdef readonly int id
+
+    def __init__(self, Snapshot snapshot not None, name, int number):
+        self.snapshot = snapshot
+        self.name = name
+        self.id = number
+
+    def get(self, key, default=None):
+        self.snapshot.check()
+        return self.snapshot.core.read(<uint8_t>self.id, key, self.snapshot.sequence, default)
+
+    def get_many(self, keys):
+        self.snapshot.check()
+        return self.snapshot.core.read_many(<uint8_t>self.id, keys, self.snapshot.sequence)
+
+    def scan(self, start=None, end=None, *, prefix=None, reverse=False, limit=None, keys=True, values=True):
+        cdef Snapshot s = self.snapshot
+        s.check()
+        return s.core.new_scan(<uint8_t>self.id, s.sequence, start, end, prefix, reverse, limit, keys, values)
+
+
+cdef class Family:
+    """One keyspace of a database: the same verbs as the database itself, which is family 0."""
+
+    cdef Core core
+    cdef readonly str name
+    cdef readonly int id
+
+    def __init__(self, Core core not None, str name not None, int number):
+        self.core = core
+        self.name = name
+        self.id = number
+
+    def get(self, key, default=None):
+        return self.core.read(<uint8_t>self.id, key, self.core.sequence, default)
+
+    def get_many(self, keys):
+        return self.core.read_many(<uint8_t>self.id, keys, self.core.sequence)
+
+    def put(self, key, value, *, sync=None):
+        self.core.write_one(KIND_PUT, <uint8_t>self.id, key, value, sync)
+
+    def delete(self, key, *, sync=None):
+        self.core.write_one(KIND_DELETE, <uint8_t>self.id, key, None, sync)
+
+    def put_many(self, pairs, *, sync=None):
+        self.core._put_many(self.id, pairs, sync)
+
+    def scan(self, start=None, end=None, *, prefix=None, reverse=False, limit=None, keys=True, values=True):
+        return self.core.new_scan(<uint8_t>self.id, self.core.sequence, start, end, prefix, reverse, limit, keys, values)
+
+    def __repr__(self):
+        return f"<Family {self.name!r} id={self.id}>"

@@ -1,0 +1,705 @@
+"""The database: one directory, one LSM tree, one WAL. Policy only: the foreground is compiled (nokv/_ext/db.pyx).
+
+    write   log, insert, publish (compiled)  ->  memtable full: switch, flush in the background  ->  SST, manifest edit,
+    WAL freed
+    open    lock, mode gate, manifest, WAL recovery, replay of what no SST holds
+
+Locks, in the order they may be taken: `_write_lock` (memtable switch, WAL rotation, unmapped appends) before
+`_flush_mutex` (one
+flush at a time), `_compaction_mutex` (one compaction at a time) before `_view_lock` (the view's replacement; held for
+an instant) and the WAL's own. A background step never takes
+`_write_lock`: a writer may hold it while it waits for that step.
+
+States: open -> read-only (a sync failed, or memory ran out half-way: reads go on, writes raise ReadOnly) -> closed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from nokv._ext.batch import WriteBatch
+from nokv._ext.db import Core, Family, Snapshot, View
+from nokv._ext.memtable import MemTable
+from nokv.engine.manifest.edit import VersionEdit
+from nokv.engine.mode import MODES, STANDALONE, check_open, read_mode
+from nokv.engine.options import EngineOptions, make_options
+from nokv.engine.sst.external import ExportedFile
+from nokv.engine.sst.options import LsmOptions
+from nokv.engine.versions import VerifyReport, VersionSet
+from nokv.engine.wal import Wal
+from nokv.env.clock import SystemClock
+from nokv.env.executor import ThreadExecutor
+from nokv.env.files import OsFiles
+from nokv.env.ports import Clock, DirectoryLock, Executor, Files
+from nokv.errors import Closed, Corruption, Locked, NoKVError, NotFound, NotSupported, ReadOnly, Unavailable, UsageError
+
+__all__ = ["DB", "open_db"]
+
+DURABILITIES = ("process", "interval", "sync")
+ENGINE = "engine"  # our name among the WAL's retainers
+FAMILY_NAME_BYTES_MAX = 255
+LOCK_FILE = "LOCK"
+WAL_DIRECTORY = "wal"
+BATCH_RECORD = 1
+OLD_SEGMENTS_MAX = 4  # an open that had to read more than this flushes, so that they can go
+CLEAR_CHUNK = 1000
+
+_open_databases: weakref.WeakSet[DB] = weakref.WeakSet()
+
+
+class DB(Core, MutableMapping[bytes, bytes]):
+    """An open directory. Made by `nokv.open`; any thread; `with` closes it. As a mapping it is family 0, bytes to
+    bytes."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        files: Files,
+        clock: Clock,
+        executor: Executor | None,
+        durability: str,
+        mode: str,
+        options: EngineOptions,
+        lsm_options: LsmOptions,
+        lock: DirectoryLock,
+    ) -> None:
+        self.path = path
+        self._files = files
+        self._clock = clock
+        self._options = options
+        self._lsm_options = lsm_options
+        self._lock = lock
+        self._claimed_mode = mode
+        self._write_lock = threading.RLock()
+        self._flush_mutex = threading.RLock()
+        self._compaction_mutex = threading.Lock()
+        self._view_lock = threading.Lock()
+        self._poisoned = ""
+        self._flush_error: BaseException | None = None
+        self._flush_queued = False
+        self._compaction_queued = False
+        self._on_flush: list[Callable[[], None]] = []
+        self._flushes = 0
+        self._flushed_bytes = 0
+        self._write_waits = 0
+        self._own_executors: list[ThreadExecutor] = []
+        if executor is None:
+            self._own_executors = [ThreadExecutor("nokv-flush"), ThreadExecutor("nokv-compaction")]
+            self._flush_executor: Executor = self._own_executors[0]
+            self._compaction_executor: Executor = self._own_executors[1]
+        else:
+            self._flush_executor = self._compaction_executor = executor
+        self.durability = DURABILITIES.index(durability)
+        self.write_buffer_bytes = options.write_buffer_bytes
+        self._recover()
+        self._syncer = _IntervalSyncer(self, options.sync_interval_ms / 1000) if executor is None else None
+        self.state = 0
+        self.ready = True
+        _open_databases.add(self)
+        if len(self._wal.segments()) > OLD_SEGMENTS_MAX and len(self.view.mem):
+            with self._write_lock:
+                self._switch_memtable()
+
+    def _recover(self) -> None:
+        fresh = not self._files.exists(f"{self.path}/CURRENT")
+        wal_path = f"{self.path}/{WAL_DIRECTORY}"
+        retainers = (ENGINE, *self._options.wal_retainers)
+        if fresh:
+            # The log comes first: a directory with a manifest and no log has lost it.
+            self._wal = Wal(self._files, wal_path, self._options.wal_segment_bytes, retainers)
+        self._versions = VersionSet(self.path, self._files, self._lsm_options, clock=self._clock)
+        self._versions.recover()
+        if not fresh:
+            self._wal = Wal(self._files, wal_path, self._options.wal_segment_bytes, retainers, create=False)
+        self.wal = self._wal
+        log_number = self._versions.log_number
+        segments = self._wal.segments()
+        if log_number and segments[0] > log_number:
+            raise Corruption(
+                f"WAL segment {log_number} is missing: the manifest needs it", path=wal_path, found=segments[0]
+            )
+        mem = MemTable(1)
+        mem.first_segment = max(log_number, segments[0])
+        self.view = View(mem, (), self._versions.current)
+        self.sequence = self._versions.last_sequence
+        self.family_count = max(self._versions.families.values(), default=0) + 1
+        flushed = self._versions.last_sequence  # everything up to here is in tables
+        for position, _type, payload in self._wal.replay({BATCH_RECORD}):
+            if position.segment >= log_number:
+                self._replay(payload, flushed, f"{wal_path}/{position.segment:010d}.wal", position.offset)
+        self._wal.retain(ENGINE, mem.first_segment)
+
+    # -- what the compiled foreground asks for ------------------------------------------------------------------------
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self._poisoned:
+            raise ReadOnly(f"{self.path} is read-only: {self._poisoned}", cause=self._poisoned, hint="close and reopen")
+        if self._wal.failure is not None:
+            raise ReadOnly(
+                f"{self.path} is read-only: {self._wal.failure}", cause=self._wal.failure, hint="close and reopen"
+            )
+
+    def _poison(self, reason: str) -> None:
+        self._poisoned = self._poisoned or reason
+        self.ready = False
+
+    def _make_room(self, size: int) -> None:
+        """Until a record of `size` bytes (0: none) and its operations fit: rotate the log, switch the memtable,
+        wait."""
+        with self._write_lock:
+            self._check_writable()
+            if self.view.mem.used_bytes >= self.write_buffer_bytes:
+                self._switch_memtable()
+            if size:
+                try:
+                    self._wal.make_room(size)
+                except OSError as error:
+                    raise ReadOnly(
+                        f"{self.path}: no new WAL segment: {error}",
+                        cause=str(error),
+                        hint="free some space, then retry",
+                    ) from error
+
+    def _switch_memtable(self) -> None:
+        """The caller holds `_write_lock`. A fresh memtable takes the writes; the full one waits for its flush."""
+        while len(self.view.immutables) >= self._options.immutables_max:
+            self._write_waits += 1
+            self._flush_error = None
+            self._submit_flush()
+            self._flush_executor.drain()
+            self._check_writable()
+            if self._flush_error is not None:
+                raise ReadOnly(
+                    f"{self.path}: flush failed: {self._flush_error}",
+                    cause=str(self._flush_error),
+                    hint="reads go on; free some space, then retry",
+                )
+        if len(self._versions.current.levels[0]) >= self._options.l0_files_slow:
+            self._write_waits += 1
+            self._submit_compaction()
+            self._compaction_executor.drain()
+        fresh = MemTable(self._flushes + 2)
+        fresh.first_segment = self._wal.active_segment
+        with self._view_lock:
+            view = self.view
+            self.view = View(fresh, (view.mem, *view.immutables), view.version)
+        self._submit_flush()
+
+    def _append_unmapped(self, batch: WriteBatch, log: bool) -> None:
+        """The log is no memory (a test's files): appends go one at a time."""
+        with self._write_lock:
+            while True:
+                self._check_writable()
+                if self._has_room(batch.size_bytes, log):
+                    break
+                self._make_room(batch.size_bytes if log else 0)
+            try:
+                self._write_locked(batch, log)
+            except OSError as error:
+                self._wal.failure = f"append failed: {error}"
+                raise ReadOnly(f"{self.path} is read-only: {self._wal.failure}", cause=str(error)) from error
+
+    def _prepare_segment(self) -> None:
+        self._wal.soft_limit = (1 << 64) - 1  # once per segment
+        self._submit(self._flush_executor, self._prepare_step)
+
+    def _prepare_step(self) -> None:
+        with contextlib.suppress(OSError):  # no space: the append that needs the segment reports it
+            self._wal.prepare()
+
+    def _became_dirty(self) -> None:
+        if self.durability != 1:
+            return
+        if self._syncer is not None:
+            self._syncer.wake()
+        else:
+            self._submit(self._flush_executor, self._interval_step)
+
+    def _interval_step(self) -> None:
+        self.dirty = False
+        with contextlib.suppress(ReadOnly, Closed):  # the log remembers why; the next write raises it
+            self._wal.sync()
+
+    def _sync_log(self) -> None:
+        self._wal.sync()
+
+    def _submit(self, executor: Executor, step: Callable[[], None]) -> bool:
+        try:
+            executor.submit(step)
+        except (Closed, RuntimeError):
+            if self.state == 0:
+                raise
+            return False
+        return True
+
+    # -- flush and compaction -----------------------------------------------------------------------------------------
+    def _submit_flush(self) -> None:
+        if not self._flush_queued:
+            self._flush_queued = True
+            self._flush_queued = self._submit(self._flush_executor, self._flush_step)
+
+    def _flush_step(self) -> None:
+        self._flush_queued = False
+        try:
+            while self.state == 0 and not self._poisoned and self._flush_oldest():
+                pass
+        except OSError as error:
+            self._flush_error = error  # writers carry on until the bound, then try again and report it
+        except NoKVError as error:
+            self._flush_error = error
+            self._poison(f"flush failed: {error}")
+        except MemoryError as error:
+            self._flush_error = error
+
+    def _flush_oldest(self) -> bool:
+        """Write the oldest immutable memtable to level 0. False if there is none."""
+        with self._flush_mutex:
+            immutables = self.view.immutables
+            if not immutables:
+                return False
+            mem = immutables[-1]
+            following = immutables[-2] if len(immutables) > 1 else self.view.mem
+            meta = self._versions.write_level0(self._memtable_cursor(mem), snapshots=self.snapshot_sequences())
+            self._versions.apply(
+                VersionEdit(
+                    added=[] if meta is None else [meta],
+                    log_number=following.first_segment,
+                    last_sequence=mem.largest_sequence,
+                )
+            )
+            with self._view_lock:
+                view = self.view
+                self.view = View(view.mem, view.immutables[:-1], self._versions.current)
+            self._flushes += 1
+            self._flushed_bytes += mem.used_bytes
+            self._flush_error = None
+            self._wal.retain(ENGINE, following.first_segment)
+        for callback in list(self._on_flush):
+            callback()
+        self._submit_compaction()
+        return True
+
+    def _submit_compaction(self) -> None:
+        if not self._compaction_queued:
+            self._compaction_queued = True
+            self._compaction_queued = self._submit(self._compaction_executor, self._compaction_step)
+
+    def _compaction_step(self) -> None:
+        self._compaction_queued = False
+        try:
+            more = True
+            while more and self.state == 0 and not self._poisoned:
+                with self._compaction_mutex:
+                    more = self._versions.maybe_compact(self.snapshot_sequences())
+                    self._install_version()
+        except (OSError, MemoryError) as error:
+            self._flush_error = error  # nothing was changed; the next flush tries again
+        except NoKVError as error:
+            self._poison(f"compaction failed: {error}")
+
+    def _install_version(self) -> None:
+        with self._view_lock:
+            view = self.view
+            self.view = View(view.mem, view.immutables, self._versions.current)
+
+    def flush(self) -> None:
+        """Write everything in memory to SSTs. Durable when it returns."""
+        with self._write_lock:
+            self._check_writable()
+            if len(self.view.mem):
+                self._switch_memtable()
+        while self._flush_oldest():
+            pass
+
+    def compact(self) -> None:
+        """Flush, then run compaction until the picker has nothing left to do."""
+        self.flush()
+        with self._compaction_mutex:
+            while self._versions.maybe_compact(self.snapshot_sequences()):
+                self._install_version()
+
+    def on_flush(self, callback: Callable[[], None]) -> None:
+        """`callback()` on the thread that finished a flush, after the manifest edit is durable."""
+        self._on_flush.append(callback)
+
+    # -- writes -------------------------------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def write_batch(self, sync: bool | None = None) -> Iterator[WriteBatch]:
+        """Collect operations; they apply atomically at the end of the block, or not at all if it raises."""
+        self._check_open()
+        batch = WriteBatch(resolve=self._family_id)
+        yield batch
+        self.write(batch, sync=sync)
+
+    def sync(self) -> None:
+        """Everything written so far is on disk when this returns."""
+        self._check_writable()
+        self._wal.sync()
+
+    # -- families -----------------------------------------------------------------------------------------------------
+    def _family_id(self, name: str) -> int:
+        number = self._versions.families.get(name)
+        if number is None:
+            raise NotFound(f"family {name!r} does not exist", hint="db.family(name, create=True) makes it")
+        return number
+
+    def family(self, name: str, *, create: bool = False) -> Family:
+        """The keyspace of this name. NotFound unless it exists or `create`."""
+        self._check_open()
+        if not isinstance(name, str) or not name or len(name.encode()) > FAMILY_NAME_BYTES_MAX:
+            raise UsageError(f"bad family name {name!r}", hint=f"a text of 1 to {FAMILY_NAME_BYTES_MAX} bytes")
+        if create and name not in self._versions.families:
+            with self._write_lock:
+                self._check_writable()
+                if name not in self._versions.families:
+                    number = self._versions.add_family(name)
+                    self.family_count = max(self.family_count, number + 1)
+        return Family(self, name, self._family_id(name))
+
+    def families(self) -> dict[str, int]:
+        """Names and ids of the families beside the plain one."""
+        return dict(self._versions.families)
+
+    # -- tables that travel -------------------------------------------------------------------------------------------
+    def export_sst(
+        self,
+        directory: str,
+        ranges: Sequence[tuple[str, bytes | None, bytes | None]],
+        *,
+        snapshot: Snapshot | None = None,
+    ) -> list[ExportedFile]:
+        """What `snapshot` (or this moment) sees of these (family, start, end) ranges, as external tables in
+        `directory`."""
+        self._check_open()
+        with contextlib.ExitStack() as stack:
+            if snapshot is None:
+                snapshot = stack.enter_context(self.snapshot())
+            self.flush()
+            return self._versions.export(directory, ranges, snapshot.sequence, version=self.view.version)
+
+    def link_tables(self, directory: str) -> list[ExportedFile]:
+        """Flush, then hard-link every live SST into `directory`. Nothing is copied."""
+        self.flush()
+        with self._compaction_mutex:  # or a table could be dropped and removed between listing and linking
+            return self._versions.link_tables(directory)
+
+    def ingest(self, groups: Sequence[Sequence[str]]) -> None:
+        """Publish external tables: later groups hide earlier ones and everything written before. Atomic and durable; on
+        any error nothing has changed. Writers wait meanwhile."""
+        with self._write_lock:
+            self._check_writable()
+            self.ready = False  # every writer now comes to _make_room, and waits for the lock
+            try:
+                if len(self.view.mem):
+                    self._switch_memtable()
+                while self._flush_oldest():
+                    pass
+                first = self.sequence + 1
+                sequences = list(range(first, first + len(groups)))
+                self._versions.ingest(groups, sequences)
+                self._install_version()
+                if sequences:
+                    self.sequence = sequences[-1]
+            finally:
+                self.ready = not self._poisoned
+        self._submit_compaction()
+
+    def verify(self) -> VerifyReport:
+        """Read and check every byte of every table."""
+        self._check_open()
+        return self._versions.verify()
+
+    # -- the mapping --------------------------------------------------------------------------------------------------
+    def __getitem__(self, key: bytes) -> bytes:
+        value = self.get(key)
+        if value is None:
+            raise NotFound(f"no key {key!r}")
+        return value
+
+    def __setitem__(self, key: bytes, value: bytes) -> None:
+        self.put(key, value)
+
+    def __delitem__(self, key: bytes) -> None:
+        if self.get(key) is None:
+            raise NotFound(f"no key {key!r}")
+        self.delete(key)
+
+    def __contains__(self, key: object) -> bool:
+        return self.get(key) is not None  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.scan(values=False)
+
+    def __len__(self) -> int:
+        """Counts by scanning."""
+        return sum(1 for _ in self.scan(values=False))
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = object.__hash__
+
+    def clear(self) -> None:
+        """Delete every key of the plain family, a thousand at a time (not atomic)."""
+        scan = self.scan(values=False)
+        while keys := scan.fetch(CLEAR_CHUNK):
+            with self.write_batch() as batch:
+                for key in keys:
+                    batch.delete(key)
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+    @property
+    def closed(self) -> bool:
+        return self.state != 0
+
+    @property
+    def mode(self) -> str:
+        return read_mode(self.path, self._files).mode
+
+    def stats(self) -> dict[str, Any]:
+        """Counters and gauges, in groups. Cheap: nothing is read from disk."""
+        self._check_open()
+        view = self.view
+        immutables = view.immutables
+        wal = self._wal.stats()
+        return {
+            "entries": {
+                "memtable": len(view.mem) + sum(len(table) for table in immutables),
+                "sequence": self.sequence,
+                "snapshots": len(self.snapshot_sequences()),
+                "families": self.family_count,
+            },
+            "write": {
+                "puts": self.puts,
+                "deletes": self.deletes,
+                "batches": self.batches,
+                "bytes": self.written_bytes,
+                "waits": self._write_waits,
+                "read_only": bool(self._poisoned or self._wal.failure),
+            },
+            "read": {"gets": self.gets, "scans": self.scans},
+            "flush": {
+                "count": self._flushes,
+                "bytes": self._flushed_bytes,
+                "pending": len(immutables),
+                "memtable_bytes": view.mem.used_bytes,
+                "memtable_allocated_bytes": view.mem.allocated_bytes + sum(t.allocated_bytes for t in immutables),
+                "last_error": str(self._flush_error or ""),
+            },
+            "wal": wal,
+            **_table_groups(self._versions.stats()),
+        }
+
+    def __repr__(self) -> str:
+        return f"<nokv.DB {self.path!r} {'closed' if self.closed else 'open'}>"
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+    def close(self) -> None:
+        """Sync the log and let go of everything. What is only in the log is replayed by the next open. Idempotent."""
+        with self._write_lock:
+            if self.state != 0:
+                return
+            self.state = 1
+            self.ready = False
+        _open_databases.discard(self)
+        try:
+            if self._syncer is not None:
+                self._syncer.stop()
+            for executor in self._own_executors:
+                executor.close()
+            with self._flush_mutex, self._compaction_mutex:
+                self._wal.close(sync=not self._poisoned)
+                self._versions.close()
+        finally:
+            self._on_flush.clear()
+            self._lock.release()
+
+    def _forked(self) -> None:
+        """In the child of a fork: this handle is dead, and the parent's lock stays the parent's."""
+        self.state = 2
+        self.ready = False
+        abandon = getattr(self._lock, "abandon", None)
+        if abandon is not None:
+            abandon()
+
+    def __enter__(self) -> DB:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _table_groups(found: dict[str, Any]) -> dict[str, Any]:
+    """The VersionSet's figures, in the groups of FEATURES 1.12."""
+    cache = found.pop("block_cache")
+    compaction = {
+        "count": found.pop("compactions"),
+        "bytes_read": found.pop("compaction_bytes_read"),
+        "bytes_written": found.pop("compaction_bytes_written"),
+    }
+    return {"compaction": compaction, "cache": cache, "lsm": found}
+
+
+class _IntervalSyncer:
+    """durability="interval": a thread that syncs the log, one interval after the first write since the last sync."""
+
+    def __init__(self, db: DB, interval_s: float) -> None:
+        self._db = weakref.ref(db)
+        self._interval_s = interval_s
+        self._work = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._start_lock = threading.Lock()
+
+    def wake(self) -> None:
+        if self._thread is None:
+            with self._start_lock:
+                if self._thread is None and not self._stop.is_set():
+                    self._thread = threading.Thread(target=self._run, name="nokv-sync", daemon=True)
+                    self._thread.start()
+        self._work.set()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._work.set()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            self._work.wait()
+            if self._stop.wait(self._interval_s):
+                return
+            self._work.clear()
+            db = self._db()
+            if db is None:
+                return
+            db._interval_step()
+            del db
+
+
+def open_db(
+    path: str | os.PathLike[str],
+    *,
+    create: bool = True,
+    read_only: bool = False,
+    durability: str = "interval",
+    families: Iterable[str] = (),
+    mode: str = STANDALONE,
+    files: Files | None = None,
+    clock: Clock | None = None,
+    executor: Executor | None = None,
+    **options: Any,
+) -> DB:
+    """Open the database in directory `path`, or make one.
+
+    durability: what a finished write survives without `sync=True`. "process": the death of this process. "interval":
+    power
+    loss too, but for the last 100 ms. "sync": power loss. `sync=True` on a call always means power loss.
+    `mode` is the directory mode that the caller understands; an application leaves it alone.
+
+    Raises NotFound (no database and create=False), Locked, ModeError, Corruption (with file and offset), UsageError.
+    """
+    name = os.fsdecode(os.fspath(path)).rstrip("/") or "/"
+    if durability not in DURABILITIES:
+        raise UsageError(f"unknown durability {durability!r}", hint=" | ".join(DURABILITIES))
+    if mode not in MODES:
+        raise UsageError(f"unknown mode {mode!r}", hint=" | ".join(MODES))
+    if isinstance(families, (str, bytes)):
+        raise UsageError("families must be a list of names", hint=f"families=[{families!r}]")
+    if read_only:
+        raise NotSupported("read-only opening is not built yet", hint="open it normally: one process at a time")
+    settings, lsm = make_options(options)
+    files = files if files is not None else OsFiles()
+    try:
+        return _open(name, create, durability, tuple(families), mode, files, clock, executor, settings, lsm)
+    except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise ReadOnly(
+                f"{name} cannot be written: {error}", cause=str(error), hint="check its permissions"
+            ) from error
+        raise Unavailable(f"{name} cannot be opened: {error}") from error
+
+
+def _open(
+    path: str,
+    create: bool,
+    durability: str,
+    families: tuple[str, ...],
+    mode: str,
+    files: Files,
+    clock: Clock | None,
+    executor: Executor | None,
+    options: EngineOptions,
+    lsm_options: LsmOptions,
+) -> DB:
+    if not files.exists(path):
+        if not create:
+            raise NotFound(f"{path} does not exist", hint="create=True makes it")
+        files.makedirs(path)
+    try:
+        files.listdir(path)
+    except NotADirectoryError:
+        raise UsageError(f"{path} is a file, not a directory", hint="a database is a directory") from None
+    if not create and not files.exists(f"{path}/CURRENT"):
+        raise NotFound(f"{path} holds no database", hint="create=True makes one")
+    check_open(path, mode, read_mode(path, files))
+    try:
+        lock = files.lock(f"{path}/{LOCK_FILE}")
+    except BlockingIOError:
+        raise Locked(f"{path} is open in another process, or twice in this one", hint="close the other one") from None
+    try:
+        check_open(path, mode, read_mode(path, files))  # again: it may have changed before we held the lock
+        db = DB(
+            path,
+            files=files,
+            clock=clock if clock is not None else SystemClock(),
+            executor=executor,
+            durability=durability,
+            mode=mode,
+            options=options,
+            lsm_options=lsm_options,
+            lock=lock,
+        )
+    except BaseException:
+        lock.release()
+        raise
+    try:
+        for name in families:
+            db.family(name, create=True)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _after_fork_in_child() -> None:
+    for db in list(_open_databases):
+        db._forked()
+
+
+def _at_exit() -> None:
+    for db in list(_open_databases):
+        with contextlib.suppress(NoKVError, OSError):  # the process ends: there is nobody left to tell
+            db.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)

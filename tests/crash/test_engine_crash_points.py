@@ -1,0 +1,155 @@
+"""R2: the engine's process stops, or its machine loses power, at every operation on the disk.
+
+The workload is a fixed list of operations; `HISTORY[i]` is what the database holds after the first i of them. Whatever the
+crash, the next open must find one of these states: not older than the newest operation whose durability was promised, and
+batches all or nothing.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+import nokv
+from nokv.testing.executor import StepExecutor
+from nokv.testing.files import CRASH_MODES, CrashFiles, CrashMode, CrashPoint
+
+OPERATIONS = 200
+SEED = 20261
+OPTIONS = {
+    "write_buffer_bytes": 8192,
+    "wal_segment_bytes": 4096,
+    "l0_files_compact": 3,
+    "table_bytes": 4096,
+    "level_base_bytes": 16384,
+    "manifest_bytes_max": 2048,
+}
+State = dict[bytes, bytes]
+Operation = tuple[str, list[tuple[bytes, bytes | None]], bool]
+
+
+def make_workload() -> list[Operation]:
+    dice = random.Random(SEED)
+    operations: list[Operation] = []
+    for number in range(OPERATIONS):
+        kind = dice.choices(["put", "delete", "batch", "flush", "compact"], [60, 12, 22, 4, 2])[0]
+        sync = dice.random() < 0.2
+        changes: list[tuple[bytes, bytes | None]] = []
+        count = {"put": 1, "delete": 1, "batch": dice.randrange(2, 9)}.get(kind, 0)
+        for _ in range(count):
+            key = b"key%03d" % dice.randrange(60)
+            if kind == "delete" or (kind == "batch" and dice.random() < 0.25):
+                changes.append((key, None))
+            else:
+                changes.append((key, b"%d:" % number + bytes([number % 256]) * dice.choice([0, 10, 100, 600])))
+        operations.append((kind, changes, sync))
+    return operations
+
+
+def make_history(operations: list[Operation]) -> list[State]:
+    state: State = {}
+    history = [dict(state)]
+    for _, changes, _ in operations:
+        for key, value in changes:
+            if value is None:
+                state.pop(key, None)
+            else:
+                state[key] = value
+        history.append(dict(state))
+    return history
+
+
+WORKLOAD = make_workload()
+HISTORY = make_history(WORKLOAD)
+
+
+def open_db(files: CrashFiles) -> nokv.DB:
+    return nokv.open("db", files=files, executor=StepExecutor(inline=True), durability="process", **OPTIONS)
+
+
+def run_workload(files: CrashFiles) -> tuple[int, int]:
+    """(operations that returned, operations covered by a promise of durability). Stops at the crash."""
+    done = durable = 0
+    try:
+        db = open_db(files)
+        for kind, changes, sync in WORKLOAD:
+            if kind == "put":
+                ((key, value),) = changes
+                assert value is not None
+                db.put(key, value, sync=sync)
+            elif kind == "delete":
+                db.delete(changes[0][0], sync=sync)
+            elif kind == "batch":
+                with db.write_batch(sync=sync) as batch:
+                    for key, value in changes:
+                        if value is None:
+                            batch.delete(key)
+                        else:
+                            batch.put(key, value)
+            elif kind == "flush":
+                db.flush()
+            else:
+                db.compact()
+            done += 1
+            if sync or kind in ("flush", "compact"):
+                durable = done
+        db.close()
+        durable = done
+    except CrashPoint:
+        pass
+    return done, durable
+
+
+def operation_count() -> int:
+    files = CrashFiles(seed=SEED)
+    done, _ = run_workload(files)
+    assert done == OPERATIONS
+    return files.operation_count
+
+
+def check_image(files: CrashFiles, mode: CrashMode, seed: int, done: int, durable: int) -> None:
+    image = files.crash_clone(mode, seed=seed)
+    promised = done if mode in ("process", "keep") else durable
+    db = open_db(image)
+    found = dict(db.scan())
+    assert list(db.scan(reverse=True)) == sorted(found.items(), reverse=True)
+    candidates = [i for i in range(promised, min(done + 1, OPERATIONS) + 1) if HISTORY[i] == found]
+    assert candidates, f"recovered state is no state between operation {promised} and {done + 1}"
+    assert {key: db.get(key) for key in HISTORY[-1]} == {key: found.get(key) for key in HISTORY[-1]}
+    db.put(b"after", b"crash", sync=True)  # and the survivor works
+    second = open_db(image.crash_clone("drop", seed=seed))  # recovery after recovery changes nothing
+    assert dict(second.scan()) == {**found, b"after": b"crash"}
+    second.close()
+    db.close()
+
+
+def crash_points(slice_index: int, slices: int) -> Iterator[int]:
+    yield from range(1 + slice_index, operation_count() + 1, slices)
+
+
+@pytest.mark.parametrize("part", range(6))
+def test_crash_at_every_operation(part: int) -> None:
+    """Every operation on the disk, each with two of the six kinds of image; over the six parts every kind has its turn."""
+    for number, k in enumerate(crash_points(part, 6)):
+        files = CrashFiles(seed=k, crash_at=k)
+        done, durable = run_workload(files)
+        assert files.crashed
+        for mode in (CRASH_MODES[(number + part) % 6], "random"):
+            try:
+                check_image(files, mode, k, done, durable)
+            except (AssertionError, nokv.NoKVError) as error:
+                raise AssertionError(
+                    f"crash_at={k} ({files.operations[-1]}), mode={mode!r}, done={done}, durable={durable}: {error!r}"
+                ) from error
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mode", CRASH_MODES)
+def test_crash_at_every_operation_every_image(mode: CrashMode) -> None:
+    for k in crash_points(0, 1):
+        for seed in range(4 if mode in ("random", "torn") else 1):
+            files = CrashFiles(seed=seed, crash_at=k)
+            done, durable = run_workload(files)
+            check_image(files, mode, seed, done, durable)
