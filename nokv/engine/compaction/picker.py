@@ -1,7 +1,7 @@
 """What to compact next. Pure: levels and options in, a Compaction or None out.
 
 Leveled, as in LevelDB: level 0 by the number of tables, because each of them is asked by every read; the levels below
-by bytes, each `level_multiplier` times the one above. The level that exceeds its bound the most goes first. Below level
+by bytes, each `level_growth` times the one above. The level that exceeds its bound the most goes first. Below level
 0 tables take turns in key order (`turns`: the largest key compacted last, per level), so that the whole range is
 visited.
 """
@@ -22,17 +22,19 @@ Levels = Sequence[Sequence[FileMeta]]
 @dataclass(frozen=True, slots=True)
 class Compaction:
     """Merge `inputs` into level `output_level`. `bottom`: below it nothing overlaps, so deletes may go.
-    `move`: the one input overlaps nothing there and may change its level without being rewritten."""
+    `move`: the one input overlaps nothing there and may change its level without being rewritten. `compress`: the
+    output is old enough to be compressed (if the options want that)."""
 
     inputs: tuple[FileMeta, ...]
     output_level: int
     bottom: bool
     move: bool
+    compress: bool
     reason: str
 
 
 def level_bytes_max(level: int, options: LsmOptions) -> int:
-    return int(options.level_base_bytes * options.level_multiplier ** (level - 1))
+    return int(options.level_base_bytes * options.level_growth ** (level - 1))
 
 
 def overlapping(files: Sequence[FileMeta], smallest: bytes, largest: bytes) -> list[FileMeta]:
@@ -49,14 +51,14 @@ def _merge(levels: Levels, upper: Sequence[FileMeta], output_level: int, reason:
     smallest, largest = _range(inputs)
     bottom = not any(overlapping(level, smallest, largest) for level in levels[output_level + 1 :])
     move = len(upper) == 1 and not lower and upper[0].level > 0 and upper[0].global_sequence is None
-    return Compaction(inputs, output_level, bottom, move, reason)
+    return Compaction(inputs, output_level, bottom, move, output_level >= 2, reason)
 
 
 def pick_compaction(levels: Levels, options: LsmOptions, turns: Mapping[int, bytes] | None = None) -> Compaction | None:
     """The most urgent step, or None if every level is within its bound."""
     if not levels:
         return None
-    best, best_score = 0, len(levels[0]) / options.l0_files_compact
+    best, best_score = 0, len(levels[0]) / options.l0_files_trigger
     for level in range(1, min(len(levels), options.levels_max - 1)):  # the last level has no bound
         score = sum(f.size for f in levels[level]) / level_bytes_max(level, options)
         if score > best_score and score > 1:
@@ -76,4 +78,4 @@ def pick_everything(levels: Levels) -> Compaction | None:
     if not inputs:
         return None
     deepest = max(1, *(f.level for f in inputs))
-    return Compaction(inputs, deepest, True, False, "asked for")
+    return Compaction(inputs, deepest, True, False, True, "asked for")

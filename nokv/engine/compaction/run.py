@@ -42,7 +42,7 @@ def run_compaction(
         VersionFilter(snapshots, bottom=compaction.bottom),
         options,
         next_file=next_file,
-        compression=options.compression,
+        compression=options.compression if compaction.compress else "none",
         created_ms=created_ms,
         table_bytes=options.table_bytes,
     )

@@ -5,8 +5,9 @@
 
 Each record is written in one piece and synced before anything depends on it, so at most the last one can be torn, and
 nobody was told that it is there. A record counts as torn if the file ends inside it, or if some whole piece of it
-between two 512-byte boundaries is zeros, as when a file grew but a sector was never written. Anything else that is
-wrong is corruption: a header of its own makes a damaged length distinguishable from a file that ends early.
+between two 512-byte boundaries is zeros, as when a file grew but a sector was never written, and no record follows.
+Anything else that is wrong is corruption: a header of its own makes a damaged length distinguishable from a file that
+ends early.
 """
 
 from __future__ import annotations
@@ -89,6 +90,18 @@ def _has_hole(data: bytes, start: int) -> bool:
     return False
 
 
+def _record_follows(data: bytes, start: int, number: int) -> bool:
+    """Is there a whole record after `start`? Then what is at `start` had been synced before that one was written."""
+    at = data.find(MARK, start + 1)
+    while at >= 0 and len(data) - at >= RECORD.size:
+        _, length, head_crc, payload_crc = RECORD.unpack_from(data, at)
+        payload = data[at + RECORD.size : at + RECORD.size + length]
+        if head_crc == _header_crc(length, at, number) and len(payload) == length and payload_crc == crc32c(payload):
+            return True
+        at = data.find(MARK, at + 1)
+    return False
+
+
 def read_manifest(data: bytes, path: str, number: int) -> tuple[list[VersionEdit], int | None]:
     """All edits, and where a torn record begins (None: the file ends cleanly)."""
     if len(data) < HEADER.size:
@@ -112,7 +125,7 @@ def read_manifest(data: bytes, path: str, number: int) -> tuple[list[VersionEdit
             break
         mark, length, head_crc, payload_crc = RECORD.unpack_from(data, at)
         if mark != MARK or head_crc != _header_crc(length, at, number) or length > RECORD_BYTES_MAX:
-            if not _has_hole(data, at):
+            if not _has_hole(data, at) or _record_follows(data, at, number):
                 raise Corruption("the header of a manifest record is damaged", path=path, offset=at)
             torn = at
             break

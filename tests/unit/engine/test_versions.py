@@ -24,7 +24,7 @@ from nokv.errors import Corruption, NotFound, PreconditionFailed, ReadOnly, Usag
 from nokv.testing.files import CRASH_MODES, CrashFiles, CrashPoint
 
 SMALL = LsmOptions(
-    block_bytes=128, compressed_block_bytes=256, table_bytes=2048, level_base_bytes=8192, l0_files_compact=3
+    block_bytes=128, compressed_block_bytes=256, table_bytes=2048, level_base_bytes=8192, l0_files_trigger=3
 )
 
 
@@ -182,7 +182,7 @@ def test_deletes_of_everything_leave_no_table() -> None:
 
 
 def test_moving_a_table_rewrites_nothing() -> None:
-    versions = fresh(options=LsmOptions(table_bytes=2048, level_base_bytes=1024, l0_files_compact=1))
+    versions = fresh(options=LsmOptions(table_bytes=2048, level_base_bytes=1024, l0_files_trigger=1))
     flush(versions, [(key(i), i + 1, b"v" * 50) for i in range(300)])
     assert versions.maybe_compact()
     written = versions.compacted_bytes_written
@@ -243,7 +243,7 @@ def workload(files: CrashFiles, acknowledged: list[int]) -> None:
     """Flushes with overwrites, compactions and manifest rolls. `acknowledged` gets each round whose edit was
     applied."""
     versions = VersionSet(
-        "db", files, LsmOptions(table_bytes=1500, l0_files_compact=2, level_base_bytes=4000, manifest_bytes_max=600)
+        "db", files, LsmOptions(table_bytes=1500, l0_files_trigger=2, level_base_bytes=4000, manifest_bytes_max=600)
     )
     versions.recover()
     for round_ in range(8):
