@@ -24,6 +24,7 @@ from nokv.client.routes import Route, RouteCache
 from nokv.client.transport import Coordinators, StorePool, StreamBroken
 from nokv.errors import (
     Busy,
+    BytesRequired,
     Closed,
     Corruption,
     DeadlineExceeded,
@@ -573,7 +574,7 @@ def _bytes(value: bytes) -> bytes:
         return value
     if isinstance(value, (bytearray, memoryview)):
         return bytes(value)
-    raise UsageError(f"keys and values are bytes, not {type(value).__name__}", hint='write b"..." or text.encode()')
+    raise BytesRequired(f"keys and values are bytes, not {type(value).__name__}", hint='write b"..." or text.encode()')
 
 
 def _range(start: bytes | None, end: bytes | None, prefix: bytes | None) -> tuple[bytes, bytes]:

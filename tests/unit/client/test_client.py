@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import nokv
 import nokv.errors as errors
 from nokv.client.client import AsyncClusterClient
 from nokv.client.sync import ClusterClient
@@ -334,6 +335,17 @@ async def test_sync_client(cluster: Any) -> None:
             db.get(b"k")
         with pytest.raises(errors.Closed):
             list(half)
+
+    await asyncio.to_thread(work)
+
+
+async def test_connect(cluster: Any) -> None:
+    def work() -> None:
+        with nokv.connect([cluster.coordinator_address], timeout_s=2.0) as db:
+            db.put(b"k", b"v")
+            assert db.get(b"k") == b"v"
+        with pytest.raises(errors.UsageError):
+            nokv.connect("nowhere")
 
     await asyncio.to_thread(work)
 
