@@ -7,6 +7,7 @@ cdef enum:
     RECORD_BATCH = 1
     RECORD_SEGMENT = 2
     RECORD_SYNCED = 3
+    RECORD_LINK = 4
 
 cdef class SegmentWriter:
     cdef readonly object file

@@ -7,6 +7,7 @@ DATA_START: int
 TYPE_BATCH: int
 TYPE_SEGMENT: int
 TYPE_SYNCED: int
+TYPE_LINK: int
 PAYLOAD_BYTES_MAX: int
 
 class SegmentWriter:

@@ -24,6 +24,8 @@ from nokv.env.ports import Buffer
 __all__ = ["FileLock", "MappedLogFile", "OsFiles", "OsWritableFile"]
 
 ZERO_CHUNK_BYTES = 1 << 20
+# of a new log: reserved blocks read as zero too, and writing zeros costs the disk as much as data
+ZEROED_BYTES_MAX = 4 << 20
 WRITE_MAX_BYTES = 1 << 30  # Linux moves at most 2 GiB - 4 KiB in one write
 _DARWIN = sys.platform == "darwin"
 
@@ -153,8 +155,11 @@ class OsFiles:
             if os.fstat(fd).st_size != capacity:
                 os.ftruncate(fd, 0)
                 _allocate(fd, capacity)
-            _zero(fd, capacity)
-            os.fsync(fd)  # or power loss could bring back records of the file's former life
+            if recycle is None:
+                _zero(fd, min(capacity, ZEROED_BYTES_MAX))
+            else:
+                _zero(fd, capacity)
+                os.fsync(fd)  # or power loss could bring back records of the file's former life
             return MappedLogFile(path, fd, capacity)
         except BaseException:
             os.close(fd)

@@ -22,6 +22,7 @@ from nokv._ext.wal import (
     DATA_START,
     HEADER_SIZE,
     PAYLOAD_BYTES_MAX,
+    TYPE_LINK,
     TYPE_SEGMENT,
     TYPE_SYNCED,
     SegmentReader,
@@ -30,7 +31,9 @@ from nokv._ext.wal import (
 )
 from nokv.engine.wal.recovery import (
     FREE_SUFFIX,
+    LINK_RECORD_BYTES,
     SegmentInfo,
+    encode_link,
     encode_segment_header,
     recover,
     segment_name,
@@ -44,7 +47,9 @@ SEGMENT_BYTES_MIN = 1024
 FIRST_SEGMENT_BYTES = 1 << 20  # a log starts small and grows to segment_bytes: an empty directory stays cheap
 GROWTH = 4
 FREE_SEGMENTS_MAX = 1
+RECYCLE_SYNCS = 1000  # in a segment's life
 PAGE = 4096
+OVERHEAD = DATA_START + LINK_RECORD_BYTES + HEADER_SIZE  # of a segment that holds one record
 REPLAY_CHUNK = 256
 
 _SYNCED = struct.Struct("<QQ")
@@ -79,6 +84,7 @@ class Wal(WalCore):
         self._syncing = False
         self._synced = 0  # value of `appended` that the last sync covered
         self._sync_count = 0
+        self._syncs_at_release = 0
         self._unsynced: list[SegmentWriter] = []  # rotated away, not synced yet, oldest first
         self._retained: dict[str, int | None] = dict.fromkeys(retainers, 0)  # 0: unknown, keeps everything
         self._spare: SegmentWriter | None = None
@@ -97,7 +103,6 @@ class Wal(WalCore):
         log = recover(files, directory)
         if not create and not log.segments:
             raise Corruption("the write-ahead log is missing", path=directory, hint="restore wal/ from where it went")
-        self.recovered_cut_bytes = log.cut_bytes
         self._segments: list[SegmentInfo] = log.segments
         self._highest = log.highest_number
         previous = log.segments[-1] if log.segments else None
@@ -105,9 +110,8 @@ class Wal(WalCore):
         # that.
         for info in log.segments:
             files.sync_file(info.path)
-        self._switch(self._create(min(segment_bytes, FIRST_SEGMENT_BYTES)), previous)
-        # The new segment's link is what puts the leftovers outside the log: it must be durable before they go.
-        self.sync()
+        self._switch(self._create(min(segment_bytes, FIRST_SEGMENT_BYTES), previous), previous)
+        # The new segment's header is durable: it puts the leftovers outside the log, so they may go.
         oldest = self._segments[0].number
         self._older = [
             (number, path) for number, path in log.leftovers if number < oldest
@@ -157,13 +161,13 @@ class Wal(WalCore):
             if self.active.fits(payload_size):
                 return
             spare, self._spare = self._spare, None
-            if spare is not None and spare.capacity < DATA_START + HEADER_SIZE + payload_size:
+            if spare is not None and spare.capacity < OVERHEAD + payload_size:
                 spare.close()
                 self._files.remove(f"{self._directory}/{segment_name(spare.number)}")
                 spare = None
             current = self._segments[-1]
             if spare is None:
-                spare = self._create(self._next_capacity(payload_size))
+                spare = self._create(self._next_capacity(payload_size), current)
             self.active.seal()
             current.end = self.active.end
             self._unsynced.append(self.active)
@@ -176,36 +180,37 @@ class Wal(WalCore):
         with self._lock:
             if self._closed or self.failure is not None or self._spare is not None:
                 return
-            self._spare = self._create(self._next_capacity(0))
+            self._spare = self._create(self._next_capacity(0), self._segments[-1])
 
     def _next_capacity(self, payload_size: int) -> int:
         full = self._segments[-1].capacity * GROWTH if self._segments else FIRST_SEGMENT_BYTES
         capacity = min(self._segment_bytes, max(full, FIRST_SEGMENT_BYTES))
-        need = DATA_START + HEADER_SIZE + payload_size
+        need = OVERHEAD + payload_size
         return capacity if need <= capacity else (need + PAGE - 1) // PAGE * PAGE
 
-    def _create(self, capacity: int) -> SegmentWriter:
+    def _create(self, capacity: int, previous: SegmentInfo | None) -> SegmentWriter:
+        """A new segment, its header (which names its predecessor) and its name durable. It holds no record yet."""
         number = self._highest + 1
+        self._highest = number
         recycle = None
         if capacity == self._segment_bytes and self._free:
             recycle = self._free.pop()
             self._recycled += 1
         path = f"{self._directory}/{segment_name(number)}"
-        file = self._files.open_log(path, capacity, recycle=recycle)
-        self._highest = number
+        writer = SegmentWriter(self._files.open_log(path, capacity, recycle=recycle), number)
+        writer.append(TYPE_SEGMENT, encode_segment_header(capacity, previous.number if previous is not None else 0))
+        if writer.end != DATA_START:
+            raise InvariantError(f"the header of segment {number} has a wrong size")
+        writer.file.sync()
         self._files.sync_dir(self._directory)
-        return SegmentWriter(file, number)
+        return writer
 
     def _switch(self, writer: SegmentWriter, previous: SegmentInfo | None) -> None:
-        """Make `writer` the active segment. Its header record links it to the one before, whose `end` is final."""
+        """Make `writer` the active segment. Its first record says where the segment before it ended."""
         number, end = (previous.number, previous.end) if previous is not None else (0, 0)
-        info = SegmentInfo(
-            writer.number, f"{self._directory}/{segment_name(writer.number)}", writer.capacity, number, end
-        )
-        start = writer.append(TYPE_SEGMENT, encode_segment_header(writer.capacity, number, end))
-        if start != 0 or writer.end != DATA_START:
-            raise InvariantError(f"segment {writer.number} does not start with its header")
-        self._segments.append(info)
+        path = f"{self._directory}/{segment_name(writer.number)}"
+        writer.append(TYPE_LINK, encode_link(number, end))
+        self._segments.append(SegmentInfo(writer.number, path, writer.capacity, number))
         self.soft_limit = writer.capacity // 2
         self.active = writer
 
@@ -315,7 +320,10 @@ class Wal(WalCore):
     def _release(self, info: SegmentInfo) -> None:
         # Not synced: a name that comes back after power loss is outside the chain, or still a valid part of it.
         self._freed += 1
-        if info.capacity == self._segment_bytes and len(self._free) < FREE_SEGMENTS_MAX:
+        # Recycling makes later syncs cheaper (no extent to convert), but zeroing costs as much disk as the log itself.
+        syncs, self._syncs_at_release = self._sync_count - self._syncs_at_release, self._sync_count
+        worth = syncs >= RECYCLE_SYNCS
+        if worth and info.capacity == self._segment_bytes and len(self._free) < FREE_SEGMENTS_MAX:
             target = info.path.removesuffix(".wal") + FREE_SUFFIX
             self._files.rename(info.path, target)
             self._free.append(target)

@@ -3,9 +3,10 @@ corruption.
 
 Pure over buffers: reads, never writes. The rules (docs/formats/wal.md says why):
 
-- Every segment's first record names the segment before it and where that one ended. Following these links back from the
-  newest
-  segment gives the log; files outside the chain are leftovers of an earlier cut or of an unfinished removal.
+- Every segment's header names the segment before it, and is durable before the segment is used. Following these names
+  back from the newest segment gives the chain; files outside it are leftovers of an earlier cut or of a removal.
+- The first record of a used segment, its link, says where the segment before it ended. Without it, the segment was
+  prepared and not used yet.
 - At the first record that does not check out, at X:
   1. a later mark says that X had been synced                                -> Corruption
   2. X looks like a write that never reached the disk (zeros)                -> the log ends at X
@@ -18,7 +19,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
-from nokv._ext.wal import DATA_START, HEADER_SIZE, TYPE_SEGMENT, SegmentReader
+from nokv._ext.wal import DATA_START, HEADER_SIZE, TYPE_LINK, TYPE_SEGMENT, SegmentReader
 from nokv.env.ports import Buffer, Files
 from nokv.errors import Corruption, NotSupported
 
@@ -26,7 +27,9 @@ __all__ = ["RecoveredLog", "SegmentInfo", "decode_segment_header", "encode_segme
 
 MAGIC = b"NoKVWAL\0"
 FORMAT_VERSION = 1
-_HEADER = struct.Struct("<8sIIQQQ")  # magic, version, zero, capacity, previous number, previous end
+_HEADER = struct.Struct("<8sIIQQQ")  # magic, version, zero, capacity, previous number, zero
+_LINK = struct.Struct("<QQ")  # previous number, previous end
+LINK_RECORD_BYTES = HEADER_SIZE + _LINK.size
 SEGMENT_SUFFIX = ".wal"
 FREE_SUFFIX = ".free"
 
@@ -42,8 +45,12 @@ def segment_number(name: str) -> int | None:
     return int(stem) if name.endswith(SEGMENT_SUFFIX) and stem.isascii() and stem.isdigit() else None
 
 
-def encode_segment_header(capacity: int, previous: int, previous_end: int) -> bytes:
-    return _HEADER.pack(MAGIC, FORMAT_VERSION, 0, capacity, previous, previous_end)
+def encode_segment_header(capacity: int, previous: int) -> bytes:
+    return _HEADER.pack(MAGIC, FORMAT_VERSION, 0, capacity, previous, 0)
+
+
+def encode_link(previous: int, previous_end: int) -> bytes:
+    return _LINK.pack(previous, previous_end)
 
 
 @dataclass(slots=True)
@@ -54,8 +61,7 @@ class SegmentInfo:
     path: str
     capacity: int
     previous: int
-    previous_end: int
-    end: int = 0
+    end: int = DATA_START
 
 
 @dataclass(slots=True)
@@ -63,23 +69,22 @@ class RecoveredLog:
     segments: list[SegmentInfo] = field(default_factory=list)  # the log, oldest first
     leftovers: list[tuple[int, str]] = field(default_factory=list)  # files outside the log, by number
     highest_number: int = 0
-    cut_bytes: int = 0  # capacity after the cut that held something: 0 after a clean close
 
 
-def decode_segment_header(path: str, payload: bytes) -> tuple[int, int, int]:
-    """(capacity, previous number, previous end)."""
+def decode_segment_header(path: str, payload: bytes) -> tuple[int, int]:
+    """(capacity, number of the segment before, or 0)."""
     if len(payload) != _HEADER.size:
         raise Corruption(
             "segment header has a wrong length", path=path, offset=0, expected=_HEADER.size, found=len(payload)
         )
-    magic, version, _zero, capacity, previous, previous_end = _HEADER.unpack(payload)
+    magic, version, _zero, capacity, previous, _zero = _HEADER.unpack(payload)
     if magic != MAGIC:
         raise Corruption("not a WAL segment", path=path, offset=HEADER_SIZE, expected=MAGIC, found=magic)
     if version != FORMAT_VERSION:
         raise NotSupported(
             f"{path}: WAL format {version} is newer than this program reads ({FORMAT_VERSION})", hint="upgrade nokv"
         )
-    return capacity, previous, previous_end
+    return capacity, previous
 
 
 def _read_info(number: int, path: str, data: Buffer) -> SegmentInfo | None:
@@ -87,7 +92,7 @@ def _read_info(number: int, path: str, data: Buffer) -> SegmentInfo | None:
     reader = SegmentReader(data, number)
     state = reader.state()
     if state != "record":
-        if state == "end" or reader.evidence(0)[0] == 0:
+        if reader.evidence(0)[0] == 0:
             return None
         expected, found = reader.checksums()
         raise Corruption("segment header is damaged", path=path, offset=0, expected=expected, found=found)
@@ -96,12 +101,12 @@ def _read_info(number: int, path: str, data: Buffer) -> SegmentInfo | None:
         raise Corruption(
             "first record is no segment header", path=path, offset=0, expected=TYPE_SEGMENT, found=record_type
         )
-    capacity, previous, previous_end = decode_segment_header(path, payload)
+    capacity, previous = decode_segment_header(path, payload)
     if capacity != memoryview(data).nbytes:
         raise Corruption(
             "segment has a wrong size", path=path, offset=0, expected=capacity, found=memoryview(data).nbytes
         )
-    return SegmentInfo(number, path, capacity, previous, previous_end)
+    return SegmentInfo(number, path, capacity, previous)
 
 
 def recover(files: Files, directory: str) -> RecoveredLog:
@@ -132,23 +137,20 @@ def recover(files: Files, directory: str) -> RecoveredLog:
             )
         number = infos[number].previous
     chain.reverse()
-    _check_blank(blank, chain, data)
-    lost = [(n, p) for n, p in blank if chain and n > chain[0].number]
     in_chain = {info.number for info in chain}
     log.leftovers = sorted(blank + [(info.number, info.path) for info in infos.values() if info.number not in in_chain])
 
     for index, info in enumerate(chain):
         following = chain[index + 1] if index + 1 < len(chain) else None
-        stop = following.previous_end if following is not None else info.capacity
+        stop = None if following is None else _read_link(following, data[following.number], info.number)
         reader = SegmentReader(data[info.number], info.number, DATA_START)
-        reader.skip_valid(stop)
+        reader.skip_valid(info.capacity if stop is None else stop)
         info.end = reader.offset
-        if following is not None and reader.offset == stop:
+        if reader.offset == stop:
             continue
         later = chain[index + 1 :]
-        # The chain ended early here, or this is the newest segment, in which anything may follow the last good record.
-        _check_end(info, reader, data, [s.number for s in later] + [n for n, _ in lost if n > info.number])
-        log.cut_bytes = sum(s.capacity for s in later)
+        # The log ends here, whether it was meant to (no used segment follows) or not.
+        _check_end(info, reader, data, [s.number for s in later])
         log.leftovers = sorted(log.leftovers + [(s.number, s.path) for s in later])
         chain = chain[: index + 1]
         break
@@ -156,14 +158,24 @@ def recover(files: Files, directory: str) -> RecoveredLog:
     return log
 
 
-def _check_blank(blank: list[tuple[int, str]], chain: list[SegmentInfo], data: dict[int, Buffer]) -> None:
-    """A file whose header reads as zeros: never used, or lost to a power failure, unless its content says otherwise."""
-    for number, path in blank:
-        if chain and number < chain[-1].number and number != chain[0].previous:
-            continue
-        count, mark = SegmentReader(data[number], number).evidence(0)
-        if mark is not None or (count and chain and number == chain[0].previous):
-            raise Corruption("segment header is zero, but records follow it", path=path, offset=0)
+def _read_link(info: SegmentInfo, data: Buffer, previous: int) -> int | None:
+    """Where the segment before this one ended, or None if this one has no readable link."""
+    reader = SegmentReader(data, info.number, DATA_START)
+    if reader.state() != "record":
+        return None
+    ((_, record_type, payload),) = reader.records(None, DATA_START + 1, 1)
+    if record_type != TYPE_LINK or len(payload) != _LINK.size:
+        raise Corruption("a segment does not begin with a link", path=info.path, offset=DATA_START, found=record_type)
+    number, end = _LINK.unpack(payload)
+    if number != previous:
+        raise Corruption(
+            "a segment's link contradicts its header",
+            path=info.path,
+            offset=DATA_START,
+            expected=previous,
+            found=number,
+        )
+    return int(end)
 
 
 def _check_end(info: SegmentInfo, reader: SegmentReader, data: dict[int, Buffer], later: list[int]) -> None:
@@ -173,7 +185,7 @@ def _check_end(info: SegmentInfo, reader: SegmentReader, data: dict[int, Buffer]
     evidence = [reader.evidence(cut)]
     evidence += [SegmentReader(data[number], number).evidence(0) for number in later]
     synced = any(mark is not None and mark > (info.number, cut) for _, mark in evidence)
-    follows = sum(count for count, _ in evidence)
+    follows = evidence[0][0] + sum(max(0, count - 1) for count, _ in evidence[1:])  # every segment has its header
     if not synced and (not follows or reader.looks_unwritten()):
         return
     expected: object = None
