@@ -21,7 +21,7 @@ import click
 
 from nokv.cli.metrics import MetricsServer, split_address
 from nokv.cli.target import coordinators_of
-from nokv.errors import UsageError
+from nokv.errors import InvariantError, UsageError
 
 __all__ = ["check_listen", "coordinator", "meta_root", "parse_peers", "run_daemon", "serve"]
 
@@ -67,14 +67,23 @@ def parse_peers(texts: tuple[str, ...], option: str) -> dict[int, str]:
     return found
 
 
-async def run_daemon(
-    server: Daemon, ready: Callable[[], str], metrics_address: str | None, ended: asyncio.Event | None = None
-) -> None:
-    """Start, say so, wait for SIGTERM or SIGINT, stop. Whatever happens, `stop` runs."""
+async def run_daemon(server: Daemon, ready: Callable[[], str], metrics_address: str | None) -> None:
+    """Start, say so, wait for SIGTERM or SIGINT, stop. Whatever happens, `stop` runs.
+
+    A broken invariant in any task ends the process at once, without another write: the replicas carry on.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+
+    def unhandled(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        logger.error("unhandled: %s", context.get("message"), exc_info=error)
+        if isinstance(error, InvariantError):
+            os._exit(1)
+
+    loop.set_exception_handler(unhandled)
 
     async def figures() -> dict[str, Any]:
         return server.stats()
@@ -216,9 +225,8 @@ async def _coordinator(
 
     async with contextlib.AsyncExitStack() as stack:
         if workdir is not None:
-            from nokv.metaroot.server import RootConfig, RootServer
-
             from nokv.cli.launcher import free_ports
+            from nokv.metaroot.server import RootConfig, RootServer
 
             roots = {1: f"127.0.0.1:{free_ports(1)[0]}"}
             root = RootServer(RootConfig(workdir=workdir, node_id=1, address=roots[1], peers=roots))
