@@ -102,9 +102,8 @@ def check_seed(seed: str) -> None:
 def _first_start(found: LocalCluster, seed: str | None, replicas: int | None) -> None:
     stores = found.role("store")
     if stores and seed is None:
-        from nokv.migrate.init import init
-
         import nokv
+        from nokv.migrate.init import init
 
         nokv.open(stores[0].workdir).close()
         init(stores[0].workdir, store_id=1, region_id=1, peer_id=101)

@@ -83,7 +83,6 @@ def init(
     interrupted.
     """
     from nokv.migrate.init import init as promote
-
     from nokv.migrate.plan import plan as make_plan
 
     if dry_run:

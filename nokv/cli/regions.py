@@ -38,11 +38,10 @@ def regions(target: Target, output: str) -> None:
 
 def catalog_rows(workdir: str) -> list[dict[str, Any]]:
     """What localmeta of `workdir` says, offline."""
-    from nokv.raftstore.localmeta import LocalMeta
-
     from nokv.cli.client import region_json
     from nokv.cli.target import open_directory
     from nokv.errors import NotFound
+    from nokv.raftstore.localmeta import LocalMeta
 
     with open_directory(workdir, write=False) as db:
         try:

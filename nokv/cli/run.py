@@ -324,7 +324,8 @@ def run(
 
 def _promote(job: MigrationRun) -> tuple[str, int, int] | None:
     """plan and init; the content's digest before, unless an earlier run already promoted the directory."""
-    import nokv
+    from nokv.env.files import OsFiles
+    from nokv.migrate.inspect import open_for_reading
     from nokv.migrate.status import status
 
     now = status(str(job.workdir))
@@ -338,7 +339,7 @@ def _promote(job: MigrationRun) -> tuple[str, int, int] | None:
     job.plan()
     before = None
     if now.mode == "standalone":
-        with nokv.open(str(job.workdir), create=False, read_only=True) as db:
+        with open_for_reading(str(job.workdir), now.mode, OsFiles()) as db:
             before = content_digest(db.scan())
     job.init()
     return before

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import click
 
-from nokv.errors import NotFound, UsageError
+from nokv.errors import UsageError
 
 __all__ = ["Target", "coordinators_of", "open_directory", "open_target", "parse_bytes", "target_options"]
 
@@ -91,16 +91,17 @@ def coordinators_of(coordinators: tuple[str, ...], directory: str | None = None)
 
 @contextmanager
 def open_directory(workdir: str, *, write: bool) -> Iterator[Any]:
-    """A standalone directory; never creates one. Reading works beside a writer, and in any mode that can be read."""
-    from nokv.engine.mode import read_mode
-
+    """A directory without a server; never creates one. Looking at it changes nothing, and works in any mode."""
     import nokv
+    from nokv.engine.mode import read_mode
     from nokv.env.files import OsFiles
+    from nokv.migrate.inspect import open_for_reading
+    from nokv.migrate.plan import require_directory
 
-    if not Path(workdir).is_dir():
-        raise NotFound(f"no directory {workdir}", hint="--workdir names the directory that nokv.open() created")
-    mode = "standalone" if write else read_mode(workdir, OsFiles()).mode
-    with nokv.open(workdir, create=False, read_only=not write, mode=mode) as db:
+    files = OsFiles()
+    require_directory(workdir, files)
+    mode = read_mode(workdir, files).mode
+    with nokv.open(workdir, create=False) if write else open_for_reading(workdir, mode, files) as db:
         yield db
 
 
@@ -111,7 +112,6 @@ def open_target(target: Target, *, write: bool, timeout_s: float) -> Iterator[An
 
     if target.workdir is not None:
         from nokv.engine.mode import read_mode
-
         from nokv.env.files import OsFiles
         from nokv.errors import ModeError
 

@@ -18,10 +18,9 @@ from typing import Any
 
 from nokv.engine.mode import read_mode
 from nokv.env.files import OsFiles
-
-import nokv
 from nokv.env.ports import Files
 from nokv.errors import Busy, Corruption, Locked, ModeError, NoKVError, NotFound
+from nokv.migrate.inspect import open_for_reading
 
 __all__ = ["Blocker", "Plan", "plan"]
 
@@ -102,7 +101,7 @@ def _lock_is_free(workdir: str, files: Files) -> bool:
 
 def _look_inside(answer: Plan, files: Files) -> None:
     try:
-        with nokv.open(answer.workdir, create=False, read_only=True, files=files) as db:
+        with open_for_reading(answer.workdir, answer.mode, files) as db:
             stats = db.stats()
             answer.local_catalog_regions = catalog_regions(db)
             foreign = [name for name in CLUSTER_FAMILIES if family_in_use(db, name)]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from nokv.engine.mode import read_mode
 from nokv.env.files import OsFiles
-
 from nokv.env.ports import Files
 from nokv.errors import NoKVError
 from nokv.migrate.checkpoint import MILESTONES, Checkpoint, load_checkpoint

@@ -19,6 +19,7 @@ from nokv.errors import Corruption, ModeError, NoKVError, PreconditionFailed
 from nokv.migrate.checkpoint import MILESTONES
 from nokv.migrate.failpoints import FailpointHit, parse_failpoints
 from nokv.migrate.init import init
+from nokv.migrate.inspect import open_for_reading
 from nokv.migrate.seed import SEED_DIRECTORY, SEED_MANIFEST
 from nokv.migrate.status import report, status
 from nokv.testing.files import CRASH_MODES, CrashFiles, CrashPoint, FaultFiles
@@ -41,7 +42,7 @@ def workdir(tmp_path: Path) -> str:
 
 
 def contents(workdir: str, files: Files) -> list[tuple[bytes, bytes]]:
-    with nokv.open(workdir, create=False, mode=read_mode(workdir, files).mode, files=files, read_only=True) as db:
+    with open_for_reading(workdir, read_mode(workdir, files).mode, files) as db:
         return list(db.scan())
 
 
