@@ -127,8 +127,7 @@ class LeaseCompetitor:
         self._renew_at_ns = 0
         self._released = False
 
-    # -- news
-    # -----------------------------------------------------------------------------------------------------------
+    # -- news ---------------------------------------------------------------------------------------------------------
     def observe(self, view: LeaseView, now_ns: int) -> None:
         """What the log says. Older news than what is known is ignored."""
         if self._view is not None and view.revision < self._view.revision:
@@ -159,8 +158,7 @@ class LeaseCompetitor:
     def serving_for_ns(self, now_ns: int) -> int:
         return max(0, self._deadline_ns - now_ns) if self.serving(now_ns) else 0
 
-    # -- the next step
-    # --------------------------------------------------------------------------------------------------
+    # -- the next step ------------------------------------------------------------------------------------------------
     def decide(self, now_ns: int, now_ms: int, *, id_start: int = 1, tso_start: int = 1) -> LeaseStep | None:
         """`id_start`, `tso_start`: where a new era begins at least. `now_ms` is only written down, for people."""
         view = self._view
@@ -217,8 +215,7 @@ class LeaseCompetitor:
             return None
         return LeaseStep(StepKind.RELEASE, lease.era, (LeaseReleased(self.coordinator_id, lease.era),))
 
-    # -- what became of a step
-    # ------------------------------------------------------------------------------------------
+    # -- what became of a step ----------------------------------------------------------------------------------------
     def sent(self, step: LeaseStep, now_ns: int) -> None:
         """Call before the append goes out. A grant whose answer is lost may still turn out to be ours: what counts then
         is when we first asked."""

@@ -72,8 +72,7 @@ class ClusterView:
         self.stores: dict[int, StoreReportView] = {}
         self.regions: dict[int, RegionReport] = {}
 
-    # -- truth
-    # ----------------------------------------------------------------------------------------------------------
+    # -- truth --------------------------------------------------------------------------------------------------------
     @property
     def served(self) -> RootToken:
         return self.truth.last
@@ -111,8 +110,7 @@ class ClusterView:
         for region_id in [r for r in self.regions if self.truth.region(r) is None]:
             del self.regions[region_id]
 
-    # -- heartbeats
-    # -----------------------------------------------------------------------------------------------------
+    # -- heartbeats ---------------------------------------------------------------------------------------------------
     def store_heartbeat(
         self,
         store_id: int,
@@ -146,8 +144,7 @@ class ClusterView:
             return Liveness.DOWN
         return Liveness.DISCONNECTED if silent_ns >= DISCONNECTED_AFTER_NS else Liveness.UP
 
-    # -- routes
-    # ---------------------------------------------------------------------------------------------------------
+    # -- routes -------------------------------------------------------------------------------------------------------
     def _route(self, region: Region) -> Route:
         report = self.regions.get(region.region_id)
         leader = report.leader if report is not None else None

@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import grpc
 
@@ -29,7 +29,16 @@ from nokv.metaroot.wire import (
 )
 from nokv.pb import root_pb2, root_pb2_grpc
 
-__all__ = ["CHANNEL_OPTIONS", "Appended", "RootClient", "RootStatus", "TailUpdate", "error_from_rpc"]
+__all__ = [
+    "CHANNEL_OPTIONS",
+    "MESSAGE_BYTES_MAX",
+    "Appended",
+    "Redirector",
+    "RootClient",
+    "RootStatus",
+    "TailUpdate",
+    "error_from_rpc",
+]
 
 MESSAGE_BYTES_MAX = 64 << 20
 CHANNEL_OPTIONS: list[tuple[str, int]] = [
@@ -46,6 +55,7 @@ PAUSE_S_MIN = 0.01
 PAUSE_S_MAX = 0.25
 
 T = TypeVar("T")
+S = TypeVar("S")
 
 
 def error_from_rpc(error: grpc.aio.AioRpcError) -> NoKVError:
@@ -103,21 +113,103 @@ class RootStatus:
     first_revision: int
 
 
+class Redirector(Generic[S]):
+    """Calls some server out of several, by preference the one that answered last or that others name as the leader.
+
+    Used for calls that may be repeated. `what` names the servers in messages.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        make_stub: Callable[[grpc.aio.Channel], S],
+        what: str,
+        *,
+        timeout_s: float,
+        rng: random.Random,
+    ) -> None:
+        if not addresses:
+            raise UsageError(f"at least one address of a {what} is needed")
+        self.addresses = list(dict.fromkeys(addresses))
+        self._make_stub = make_stub
+        self._what = what
+        self._timeout_s = timeout_s
+        self._rng = rng
+        self._channels: dict[str, tuple[grpc.aio.Channel, S]] = {}
+        self._preferred = ""
+        self._closed = False
+
+    def stub(self, address: str) -> S:
+        if self._closed:
+            raise Unavailable(f"the {self._what} client is closed")
+        known = self._channels.get(address)
+        if known is None:
+            channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+            known = self._channels[address] = (channel, self._make_stub(channel))
+        return known[1]
+
+    def pause_s(self, attempt: int) -> float:
+        return self._rng.uniform(0.5, 1.0) * min(PAUSE_S_MAX, PAUSE_S_MIN * 2 ** min(attempt, 8))
+
+    async def call(
+        self, send: Callable[[S, float], Awaitable[T]], timeout_s: float | None = None, *, write: bool = False
+    ) -> T:
+        """`send(stub, seconds)` until it works, is refused for good, or the time is over. Raises the refusal; then
+        DeadlineExceeded, or for a `write` Unavailable (nothing was done) or Indeterminate (not known)."""
+        deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
+        others = itertools.cycle(self.addresses)
+        address = self._preferred or next(others)
+        unknown = False  # some attempt may have taken effect
+        last: NoKVError | None = None
+        for attempt in itertools.count():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            try:
+                answer = await send(self.stub(address), min(left, ATTEMPT_S_MAX))
+                self._preferred = address
+                return answer
+            except grpc.aio.AioRpcError as rpc_error:
+                error = last = error_from_rpc(rpc_error)
+            if isinstance(error, NotLeader) and error.address and error.address != address:
+                address = self._preferred = error.address
+                if attempt < 3:
+                    continue
+            elif isinstance(error, (NotLeader, Unavailable, Busy)):
+                unknown = unknown or isinstance(error, Unavailable)
+                self._preferred = ""
+                following = next(others)
+                address = following if following != address else next(others)
+            else:
+                raise error
+            await asyncio.sleep(min(self.pause_s(attempt), max(0.0, deadline - time.monotonic())))
+        text = f"no {self._what} answered in time; the last one said: {last}"
+        if not write:
+            raise DeadlineExceeded(text)
+        raise Indeterminate(text) if unknown else Unavailable(text)
+
+    async def close(self) -> None:
+        self._closed = True
+        channels, self._channels = self._channels, {}
+        for channel, _ in channels.values():
+            await channel.close()
+
+
 class RootClient:
     """One per event loop. `addresses` of any or all meta-roots."""
 
     def __init__(self, addresses: Sequence[str], *, timeout_s: float = 5.0, rng: random.Random | None = None) -> None:
-        if not addresses:
-            raise UsageError("a root client needs at least one address")
-        self._addresses = list(dict.fromkeys(addresses))
         self._timeout_s = timeout_s
         self._rng = rng if rng is not None else random.Random()
-        self._channels: dict[str, tuple[grpc.aio.Channel, root_pb2_grpc.RootStub]] = {}
-        self._leader = ""
-        self._closed = False
+        self._roots: Redirector[root_pb2_grpc.RootAsyncStub] = Redirector(
+            addresses,
+            root_pb2_grpc.RootStub,  # type: ignore[arg-type]
+            "meta-root",
+            timeout_s=timeout_s,
+            rng=self._rng,
+        )
 
-    # -- the log
-    # --------------------------------------------------------------------------------------------------------
+    # -- the log ------------------------------------------------------------------------------------------------------
     async def append(
         self,
         events: Sequence[RootEvent],
@@ -132,7 +224,7 @@ class RootClient:
         request = root_pb2.RootAppendRequest(
             events=[event_to_pb(e, time_ms=time_ms, author=author) for e in events], expected_revision=expected_revision
         )
-        response: root_pb2.RootAppendResponse = await self._call(
+        response: root_pb2.RootAppendResponse = await self._roots.call(
             lambda stub, limit: stub.Append(request, timeout=limit), timeout_s, write=True
         )
         return Appended([record_from_pb(e) for e in response.events], state_from_pb(response.state), response.already)
@@ -142,7 +234,7 @@ class RootClient:
     ) -> RootState:
         """Linearizable: has everything acknowledged before the call. Otherwise what any replica has right now."""
         request = root_pb2.RootSnapshotRequest(linearizable=linearizable, without_catalog=without_catalog)
-        response: root_pb2.RootSnapshotResponse = await self._call(
+        response: root_pb2.RootSnapshotResponse = await self._roots.call(
             lambda stub, limit: stub.Snapshot(request, timeout=limit), timeout_s
         )
         return state_from_pb(response.state)
@@ -152,7 +244,7 @@ class RootClient:
     ) -> list[RootRecord]:
         """Committed events from `from_revision` on (0: the oldest kept). NotFound if they are no longer kept."""
         request = root_pb2.RootReadRequest(from_revision=from_revision, limit=limit)
-        response: root_pb2.RootReadResponse = await self._call(
+        response: root_pb2.RootReadResponse = await self._roots.call(
             lambda stub, seconds: stub.Read(request, timeout=seconds), timeout_s
         )
         return [record_from_pb(e) for e in response.events]
@@ -162,11 +254,11 @@ class RootClient:
         request = root_pb2.RootStatusRequest()
         if address is not None:
             try:
-                response = await self._stub(address).Status(request, timeout=timeout_s or self._timeout_s)
+                response = await self._roots.stub(address).Status(request, timeout=timeout_s or self._timeout_s)
             except grpc.aio.AioRpcError as error:
                 raise error_from_rpc(error) from error
         else:
-            response = await self._call(lambda stub, limit: stub.Status(request, timeout=limit), timeout_s)
+            response = await self._roots.call(lambda stub, limit: stub.Status(request, timeout=limit), timeout_s)
         return RootStatus(
             response.node_id,
             response.leader_id,
@@ -184,8 +276,8 @@ class RootClient:
         A stream that is silent for `silence_s` is given up for another replica."""
         revision = from_revision
         for attempt in itertools.count():
-            address = self._addresses[(attempt + self._rng.randrange(len(self._addresses))) % len(self._addresses)]
-            call = self._stub(address).Tail(root_pb2.RootTailRequest(from_revision=revision))
+            address = self._rng.choice(self._roots.addresses)
+            call = self._roots.stub(address).Tail(root_pb2.RootTailRequest(from_revision=revision))
             chunks: list[root_pb2.RootState] = []
             try:
                 while True:
@@ -211,67 +303,7 @@ class RootClient:
                 pass  # the next replica
             finally:
                 call.cancel()
-            await asyncio.sleep(self._pause(min(attempt, 3)))
+            await asyncio.sleep(self._roots.pause_s(min(attempt, 3)))
 
     async def close(self) -> None:
-        self._closed = True
-        channels, self._channels = self._channels, {}
-        for channel, _ in channels.values():
-            await channel.close()
-
-    # -- inside
-    # ---------------------------------------------------------------------------------------------------------
-    def _stub(self, address: str) -> root_pb2_grpc.RootAsyncStub:
-        if self._closed:
-            raise Unavailable("the root client is closed")
-        known = self._channels.get(address)
-        if known is None:
-            channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-            known = self._channels[address] = (channel, root_pb2_grpc.RootStub(channel))
-        return known[1]  # type: ignore[return-value]
-
-    def _pause(self, attempt: int) -> float:
-        return self._rng.uniform(0.5, 1.0) * min(PAUSE_S_MAX, PAUSE_S_MIN * 2**attempt)
-
-    async def _call(
-        self,
-        send: Callable[[root_pb2_grpc.RootAsyncStub, float], Awaitable[T]],
-        timeout_s: float | None,
-        *,
-        write: bool = False,
-    ) -> T:
-        deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
-        others = itertools.cycle(self._addresses)
-        address = self._leader or next(others)
-        unknown = False  # some attempt may have taken effect
-        for attempt in itertools.count():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
-            try:
-                answer = await send(self._stub(address), min(left, ATTEMPT_S_MAX))
-                self._leader = address
-                return answer
-            except grpc.aio.AioRpcError as rpc_error:
-                error = error_from_rpc(rpc_error)
-                last = error
-            if isinstance(error, NotLeader):
-                if error.address and error.address != address:
-                    address = self._leader = error.address
-                    if attempt < 3:
-                        continue
-                else:
-                    self._leader = ""
-                    address = next(others)
-            elif isinstance(error, (Unavailable, Busy)):
-                unknown = unknown or not isinstance(error, Busy)
-                self._leader = ""
-                following = next(others)
-                address = following if following != address else next(others)
-            else:
-                raise error
-            await asyncio.sleep(min(self._pause(min(attempt, 6)), max(0.0, deadline - time.monotonic())))
-        text = f"no meta-root answered in time; the last said: {last}" if attempt else "the deadline has passed"
-        if write and unknown:
-            raise Indeterminate(text)
-        raise DeadlineExceeded(text) if not write else Unavailable(text)
+        await self._roots.close()

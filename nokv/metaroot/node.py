@@ -16,13 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from nokv.multiraft.ports import GroupCallbacks
-
 from nokv.env.ports import Clock
 from nokv.errors import Busy, Indeterminate, NoKVError, NotLeader, Unavailable
 from nokv.metaroot.events import RootEvent, RootRecord
 from nokv.metaroot.machine import REFUSALS, AppliedBatch, RootMachine
 from nokv.metaroot.wire import RootBatch, decode_batch, encode_batch
+from nokv.multiraft.ports import GroupCallbacks
 from nokv.raft.errors import ProposalDropped
 from nokv.raft.rawnode import RaftStatus
 from nokv.raft.types import Entry, EntryKind, NodeRole, RaftSnapshot, ReadState, SoftState

@@ -18,7 +18,6 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from nokv.multiraft.host import MultiRaftHost
 from nokv.multiraft.transport import RaftTransport
 
 from nokv.env.clock import SystemClock
@@ -31,6 +30,7 @@ from nokv.metaroot.machine import RootMachine
 from nokv.metaroot.node import RootNode
 from nokv.metaroot.service import RootService
 from nokv.metaroot.wire import decode_checkpoint, encode_checkpoint
+from nokv.multiraft.host import MultiRaftHost
 from nokv.multiraft.raftlog import GroupLog, RaftLog
 from nokv.pb import root_pb2, root_pb2_grpc
 from nokv.raft.confchange import decode_conf_change
@@ -137,8 +137,7 @@ class RootServer:
         self._checkpoint_task: asyncio.Task[None] | None = None
         self._newest: tuple[int, int, bytes] | None = None  # index, term, bytes of the newest checkpoint
 
-    # -- life
-    # -----------------------------------------------------------------------------------------------------------
+    # -- life ---------------------------------------------------------------------------------------------------------
     async def start(self) -> None:
         try:
             await self._start()
@@ -213,8 +212,7 @@ class RootServer:
             self._db.close()
             self._db = None
 
-    # -- the directory
-    # --------------------------------------------------------------------------------------------------
+    # -- the directory ------------------------------------------------------------------------------------------------
     def _open_directory(self) -> None:
         import nokv
         from nokv.engine.mode import CLUSTER, STANDALONE, ModeRecord, read_mode, write_mode
@@ -269,8 +267,7 @@ class RootServer:
         machine.restore(checkpoint)
         self._newest = (checkpoint.index, checkpoint.term, found.data)
 
-    # -- checkpoints
-    # ----------------------------------------------------------------------------------------------------
+    # -- checkpoints --------------------------------------------------------------------------------------------------
     def _snapshot(self) -> RaftSnapshot:
         """For a follower whose next entry is gone."""
         if self._newest is None:
@@ -314,8 +311,7 @@ class RootServer:
         finally:
             self._checkpoint_task = None
 
-    # -- what operators see
-    # ---------------------------------------------------------------------------------------------
+    # -- what operators see -------------------------------------------------------------------------------------------
     def stats(self) -> dict[str, Any]:
         if self.node is None:
             return {}

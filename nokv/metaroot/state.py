@@ -135,8 +135,7 @@ class RootState:
         self.ranges = RangeIndex(self.regions)
         self.ranges.load([r for r in self.regions.values() if r.state is not RegionState.TOMBSTONE])
 
-    # -- the two entry points
-    # -------------------------------------------------------------------------------------------
+    # -- the two entry points -----------------------------------------------------------------------------------------
     def apply(
         self,
         events: Sequence[RootEvent],
@@ -193,8 +192,7 @@ class RootState:
         if not records or records[0].token != record.token:
             raise InvariantError(f"committed event {record.token} does not follow revision {self.last.revision}")
 
-    # -- reads
-    # ----------------------------------------------------------------------------------------------------------
+    # -- reads --------------------------------------------------------------------------------------------------------
     def region_by_key(self, key: bytes) -> Region | None:
         return self.ranges.find(key)
 
@@ -249,8 +247,7 @@ class RootState:
         assert len(self.finished) <= FINISHED_MAX
         assert not self._undo
 
-    # -- one event
-    # ------------------------------------------------------------------------------------------------------
+    # -- one event ----------------------------------------------------------------------------------------------------
     def _apply(self, event: RootEvent, revision: int) -> bool:
         match event:
             case StoreJoined():

@@ -567,7 +567,7 @@ def error_code(error: NoKVError) -> str:
 
 def error_from_code(code: str, message: str, *, hint: str = "", address: str = "", extra: bytes = b"") -> NoKVError:
     """The error that a peer reported. `extra`: the current descriptor (protobuf), with epoch-not-match."""
-    if code == "not-leader":
+    if code in ("not-leader", "not-lease-holder"):
         return NotLeader(message, address=address)
     if code == "epoch-not-match":
         try:

@@ -1,0 +1,138 @@
+"""CoordinatorServer: one coordinator process's insides, wired together.
+
+With `root_peers` it is stateless. With `workdir` and no root peers it runs a single-peer meta-root inside this process
+(PD-lite): the same log, the same lease, one directory. The directory's exclusive lock then proves that an earlier
+process of this coordinator is dead, so its lease need not be waited out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from nokv.coordinator.lease import LeaseTerms
+from nokv.coordinator.node import CoordinatorNode
+from nokv.coordinator.service import CoordinatorService
+from nokv.env.clock import SystemClock
+from nokv.env.ports import Clock, Files
+from nokv.errors import UsageError
+from nokv.metaroot.client import RootClient
+from nokv.metaroot.server import SERVER_OPTIONS, RootConfig, RootServer, add_common_services, bind
+from nokv.pb import coordinator_pb2, coordinator_pb2_grpc
+
+__all__ = ["CoordinatorConfig", "CoordinatorServer"]
+
+
+@dataclass(slots=True)
+class CoordinatorConfig:
+    """`root_peers`: id -> address of the meta-roots. Without them, `workdir` holds a single-peer one in this
+    process."""
+
+    coordinator_id: str
+    address: str
+    root_peers: Mapping[int, str] | None = None
+    workdir: str | None = None
+    lease_ttl_s: float = 10.0
+    lease_renew_before_s: float = 3.0
+    id_start: int = 1
+    ts_start: int = 1
+    id_window: int = 1_000
+    tso_window_ms: int = 3_000
+    root_timeout_s: float = 5.0
+    root: dict[str, Any] = field(default_factory=dict)  # options of the inner RootConfig
+
+    def validate(self) -> None:
+        if not self.coordinator_id:
+            raise UsageError("a coordinator needs an id")
+        if bool(self.root_peers) == (self.workdir is not None):
+            raise UsageError("a coordinator needs the addresses of the meta-roots, or a workdir of its own")
+        if self.lease_ttl_s < 0.1 or not 0 < self.lease_renew_before_s < self.lease_ttl_s:
+            raise UsageError("lease_renew_before_s must lie between 0 and lease_ttl_s, and that be at least 0.1")
+        if self.id_start < 1 or self.ts_start < 1:
+            raise UsageError("id_start and ts_start are positive")
+
+
+class CoordinatorServer:
+    """start() and stop() once each, on the event loop that serves."""
+
+    def __init__(self, config: CoordinatorConfig, *, files: Files | None = None, clock: Clock | None = None) -> None:
+        config.validate()
+        self.config = config
+        self.address = config.address
+        self.node: CoordinatorNode | None = None
+        self.root_server: RootServer | None = None
+        self._files = files
+        self._clock: Clock = clock if clock is not None else SystemClock()
+        self._root: RootClient | None = None
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        """Returns once it answers; the lease may come later."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        config = self.config
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        self.address = bind(self._server, config.address)
+        if config.root_peers:
+            addresses = list(config.root_peers.values())
+        else:
+            assert config.workdir is not None
+            inner = RootConfig(1, "127.0.0.1:0", config.workdir, **config.root)
+            self.root_server = RootServer(inner, files=self._files, clock=self._clock)
+            await self.root_server.start()
+            addresses = [self.root_server.address]
+        self._root = RootClient(addresses, timeout_s=config.root_timeout_s)
+        self.node = CoordinatorNode(
+            self._root,
+            self._clock,
+            coordinator_id=config.coordinator_id,
+            address=self.address,
+            incarnation=os.urandom(8).hex(),
+            terms=LeaseTerms(int(config.lease_ttl_s * 1000), int(config.lease_renew_before_s * 1000)),
+            take_over_own=config.workdir is not None,
+            id_start=config.id_start,
+            ts_start=config.ts_start,
+            id_window=config.id_window,
+            tso_window_ms=config.tso_window_ms,
+        )
+        coordinator_pb2_grpc.add_CoordinatorServicer_to_server(CoordinatorService(self.node, self._clock), self._server)
+        await add_common_services(self._server, coordinator_pb2.DESCRIPTOR.services_by_name["Coordinator"].full_name)
+        await self._server.start()
+        self.node.start()
+
+    async def stop(self) -> None:
+        """Idempotent. Gives up the lease first, so that another one need not wait for it."""
+        if self.node is not None:
+            await self.node.stop()
+        if self._server is not None:
+            await self._server.stop(grace=0.2)
+            self._server = None
+        if self._root is not None:
+            await self._root.close()
+            self._root = None
+        if self.root_server is not None:
+            await self.root_server.stop()
+            self.root_server = None
+
+    async def abandon(self) -> None:
+        """Stop as a crash would: nothing is released. For tests and drills."""
+        if self.node is not None:
+            await self.node.abandon()
+        await self.stop()
+
+    def stats(self) -> dict[str, Any]:
+        if self.node is None:
+            return {}
+        figures: dict[str, Any] = self.node.figures()
+        if self.root_server is not None:
+            figures["root"] = self.root_server.stats()
+        return figures
