@@ -724,6 +724,12 @@ class RaftCore:
     def _check_conf_change(self, entries: list[Entry], position: int, entry: Entry) -> None:
         change = decode_conf_change(entry.kind, entry.data)
         refusal = self._conf_change_refusal(not change.as_v2().changes)
+        if not refusal:
+            # Nothing is pending, so this is what it will be applied to. If that fails, every replica would stop there.
+            try:
+                self._after_change(change.as_v2())
+            except ConfChangeError as error:
+                refusal = str(error)
         if refusal and not self.config.disable_conf_change_validation:
             if self.logger is not None:
                 self.logger.info(
@@ -988,20 +994,20 @@ class RaftCore:
         return self.membership.vote_result(acks) is VoteResult.WON
 
     def _handle_read_request(self, message: Message) -> None:
-        if self.membership.is_singleton and self.id in self.membership.incoming:
-            self._answer_read(message, self.log.committed)
-        elif not self._has_committed_in_term():
-            # Until then we may not know everything that was committed before us (thesis, section 6.4).
-            self.pending_read_requests.append(message)
-        else:
+        if self._has_committed_in_term():
             self._start_read(message)
+        else:
+            # Until then we may not know everything that was committed before us (thesis, section 6.4). That holds for
+            # a group of one, too: the commit index it restarted with may be older than what it had answered.
+            self.pending_read_requests.append(message)
 
     def _has_committed_in_term(self) -> bool:
         return self.log.term_or_zero(self.log.committed) == self.term
 
     def _start_read(self, message: Message) -> None:
         commit = self.log.committed
-        if self.config.read_mode is ReadMode.LEASE and self.lease_valid():
+        alone = self.membership.is_singleton and self.id in self.membership.incoming
+        if alone or (self.config.read_mode is ReadMode.LEASE and self.lease_valid()):
             self._answer_read(message, commit)
             return
         rounds = self.read_rounds
@@ -1042,6 +1048,14 @@ class RaftCore:
 
     # -- membership ----------------------------------------------------------------------------------------------------
     def apply_conf_change(self, change: ConfChangeV2) -> ConfState:
+        """Raises ConfChangeError, having changed nothing, if the change is impossible from here."""
+        result = self._after_change(change)
+        if self._superseded is not None:
+            self._superseded = result
+            return result[0].conf_state()
+        return self._switch_to(*result)
+
+    def _after_change(self, change: ConfChangeV2) -> tuple[Configuration, ProgressMap]:
         config = self.config
         # While a snapshot waits nothing new is handed out: a change that comes now was handed out before, and belongs
         # to the time before the snapshot, whose membership has it already.
@@ -1054,14 +1068,9 @@ class RaftCore:
             inflight_bytes_max=config.max_inflight_bytes,
         )
         if change.leaves_joint:
-            result = changer.leave_joint()
-        else:
-            auto_leave, joint = change.joint()
-            result = changer.enter_joint(auto_leave, change.changes) if joint else changer.simple(change.changes)
-        if self._superseded is not None:
-            self._superseded = result
-            return result[0].conf_state()
-        return self._switch_to(*result)
+            return changer.leave_joint()
+        auto_leave, joint = change.joint()
+        return changer.enter_joint(auto_leave, change.changes) if joint else changer.simple(change.changes)
 
     def _restore_membership(self, conf_state: ConfState) -> None:
         config = self.config

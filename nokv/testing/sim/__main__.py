@@ -1,0 +1,86 @@
+"""python -m nokv.testing.sim raft --seeds 0:200 [--mutant NAME] | raft --mutants [--seeds 0:500]"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from nokv.testing.sim.mutants import MUTANTS
+from nokv.testing.sim.raft import RaftSim, Violation
+
+
+def _seeds(text: str) -> range:
+    first, _, last = text.partition(":")
+    return range(int(first), int(last) if last else int(first) + 1)
+
+
+def _replay(seed: int, mutant: str) -> str:
+    return f"python -m nokv.testing.sim raft --seeds {seed}:{seed + 1}" + (f" --mutant {mutant}" if mutant else "")
+
+
+def run_raft(seeds: range, mutant: str, *, twice: bool) -> int:
+    """Exit code: 0 if no invariant was violated."""
+    started = time.perf_counter()
+    faults: dict[str, int] = {}
+    failed = events = operations = 0
+    for seed in seeds:
+        bugs = MUTANTS[mutant] if mutant else None
+        try:
+            report = RaftSim(seed, bugs=bugs).run()
+            if twice and RaftSim(seed, bugs=bugs).run().trace != report.trace:
+                raise Violation("the same seed gave another trace")
+        except Violation as violation:
+            failed += 1
+            print(f"seed {seed}: {violation}\n  replay: {_replay(seed, mutant)}")
+            continue
+        events += report.events
+        operations += report.operations
+        for kind, count in report.faults.items():
+            faults[kind] = faults.get(kind, 0) + count
+        if len(seeds) <= 4:
+            print(
+                f"seed {seed}: trace {report.trace:08x}, {report.events} events, {report.entries} entries, "
+                f"healed after {report.healed_after} ticks/100"
+            )
+    elapsed = time.perf_counter() - started
+    listed = " ".join(f"{kind}={count}" for kind, count in sorted(faults.items()))
+    print(
+        f"{len(seeds)} seeds, {failed} violations, {events} events, {operations} operations checked, "
+        f"{len(seeds) / elapsed:.1f} seeds/s\nfaults injected: {sum(faults.values())} ({listed})"
+    )
+    return 1 if failed else 0
+
+
+def run_mutants(seeds: range) -> int:
+    """Print how many seeds each planted bug survives. Exit code 1 if one survives all."""
+    survivors = 0
+    print(f"{'mutant':28} {'seeds':>6}  found as")
+    for name, bugs in MUTANTS.items():
+        for count, seed in enumerate(seeds, 1):
+            try:
+                RaftSim(seed, bugs=bugs).run()
+            except Violation as violation:
+                print(f"{name:28} {count:6}  {str(violation)[:100]}", flush=True)
+                break
+        else:
+            survivors += 1
+            print(f"{name:28} {'-':>6}  NOT FOUND in {len(seeds)} seeds", flush=True)
+    return 1 if survivors else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m nokv.testing.sim")
+    parser.add_argument("system", choices=["raft"])
+    parser.add_argument("--seeds", type=_seeds, default=None, metavar="FIRST:END")
+    parser.add_argument("--mutant", choices=sorted(MUTANTS), default="", help="run with this planted bug")
+    parser.add_argument("--mutants", action="store_true", help="how many seeds does each planted bug survive?")
+    parser.add_argument("--twice", action="store_true", help="run each seed twice and compare the traces")
+    options = parser.parse_args(arguments)
+    if options.mutants:
+        return run_mutants(options.seeds or range(500))
+    return run_raft(options.seeds or range(200), options.mutant, twice=options.twice)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,233 @@
+"""Planted bugs (RELIABILITY R8): each must be found, or the simulator is blind to its kind.
+
+A mutant is a class of the state machine with one rule broken, or a driver that breaks the contract of Ready. Most are
+bugs that real systems had.
+"""
+
+from __future__ import annotations
+
+from nokv.raft import Entry, Message, MessageType, RaftSnapshot
+from nokv.raft.core import RaftCore
+from nokv.raft.log import RaftLog
+from nokv.raft.quorum import Configuration, VoteResult
+from nokv.testing.sim.raft import Bugs
+
+__all__ = ["MUTANTS"]
+
+
+class _VoteTwice(RaftCore):
+    """Forgets that it voted in this term."""
+
+    __slots__ = ()
+
+    def _can_vote(self, message: Message) -> bool:
+        return True
+
+
+class _VoteForShorterLog(RaftCore):
+    """Votes without comparing logs."""
+
+    __slots__ = ()
+
+    def _handle_vote(self, message: Message) -> None:
+        message.log_term, message.index = 1 << 40, 1 << 40
+        super()._handle_vote(message)
+
+
+class _CommitOldTerm(RaftCore):
+    """Counts replicas of entries of earlier terms (figure 8)."""
+
+    __slots__ = ()
+
+    def _maybe_commit(self) -> bool:
+        matches = {node_id: one.match for node_id, one in self.progress.items()}
+        index = self.membership.committed(matches)
+        if index <= self.log.committed or index > self.log.last_index():
+            return False
+        self.log.commit_to(index)
+        return True
+
+
+class _SmallQuorum(RaftCore):
+    """Half is taken for a majority."""
+
+    __slots__ = ()
+
+    def _maybe_commit(self) -> bool:
+        voters = sorted(self.progress[i].match for i in self.membership.incoming if i in self.progress)
+        if not voters:
+            return False
+        return self.log.maybe_commit(self.term, voters[len(voters) // 2])
+
+
+class _ReadWithoutQuorum(RaftCore):
+    """A leader answers reads because it thinks that it leads."""
+
+    __slots__ = ()
+
+    def _start_read(self, message: Message) -> None:
+        self._answer_read(message, self.log.committed)
+
+
+class _ReadBeforeOwnCommit(RaftCore):
+    """A new leader reads at its commit index before it knows what the last one committed."""
+
+    __slots__ = ()
+
+    def _has_committed_in_term(self) -> bool:
+        return True
+
+
+class _AnyAnswerConfirmsRead(RaftCore):
+    """Takes an answer to an old heartbeat for one to the newest (the reused read context of etcd)."""
+
+    __slots__ = ()
+
+    def _handle_heartbeat_response(self, message: Message, progress: object) -> None:
+        message.context = self.read_rounds.newest_context()
+        super()._handle_heartbeat_response(message, progress)  # type: ignore[arg-type]
+
+
+class _ConfChangeTooEarly(RaftCore):
+    """Takes a membership change while another is in the log and not applied."""
+
+    __slots__ = ()
+
+    def _conf_change_refusal(self, leaves_joint: bool) -> str:
+        return ""
+
+
+class _OneHalfOfJoint(Configuration):
+    __slots__ = ()
+
+    def committed(self, acked: object) -> int:
+        return Configuration(incoming=self.incoming).committed(acked)  # type: ignore[arg-type]
+
+    def vote_result(self, votes: object) -> VoteResult:
+        return Configuration(incoming=self.incoming).vote_result(votes)  # type: ignore[arg-type]
+
+
+class _JointNeedsOneHalf(RaftCore):
+    """Asks only the incoming half of a joint configuration."""
+
+    __slots__ = ()
+
+    def _switch_to(self, membership: Configuration, progress: object) -> object:  # type: ignore[override]
+        half = _OneHalfOfJoint(
+            membership.incoming,
+            membership.outgoing,
+            membership.learners,
+            membership.learners_next,
+            membership.auto_leave,
+        )
+        return super()._switch_to(half, progress)  # type: ignore[arg-type]
+
+
+class _SnapshotForgetsMembers(RaftCore):
+    """Restores the state of a snapshot, and keeps the old membership."""
+
+    __slots__ = ()
+
+    def _restore(self, snapshot: RaftSnapshot) -> bool:
+        kept = self.membership, self.progress
+        restored = super()._restore(snapshot)
+        if restored:
+            self.membership, self.progress = kept
+        return restored
+
+
+class _CommitPastMatch(RaftCore):
+    """Heartbeats carry the commit index to followers that may hold something else there."""
+
+    __slots__ = ()
+
+    def _send_heartbeats(self, context: bytes) -> None:
+        for node_id in sorted(self.progress):
+            if node_id != self.id:
+                self._send(
+                    Message(MessageType.HEARTBEAT, to=node_id, commit=self.log.committed, context=context),
+                )
+
+
+class _FollowerCommitsAll(RaftCore):
+    """Commits up to the leader's index, beyond what the message proved to match."""
+
+    __slots__ = ()
+
+    def _handle_append(self, message: Message) -> None:
+        super()._handle_append(message)
+        self.log.commit_to(min(message.commit, self.log.last_index()))
+
+
+class _TruncatingLog(RaftLog):
+    __slots__ = ()
+
+    def find_conflict(self, entries: list[Entry]) -> int:
+        return next((entry.index for entry in entries if entry.index > self.committed), 0)
+
+
+class _AlwaysTruncate(RaftCore):
+    """An old MsgApp cuts off what was acknowledged after it."""
+
+    __slots__ = ()
+
+    def _handle_append(self, message: Message) -> None:
+        self.log.__class__ = _TruncatingLog
+        super()._handle_append(message)
+
+
+class _AcceptOldTerm(RaftCore):
+    """Takes appends of a leader of an earlier term."""
+
+    __slots__ = ()
+
+    def _step_lower_term(self, message: Message) -> None:
+        if message.type == MessageType.APP and self.leader != self.id:
+            self._handle_append(message)
+        else:
+            super()._step_lower_term(message)
+
+
+class _OldAcksCount(RaftCore):
+    """Believes acknowledgements of an earlier term: those entries may have been replaced since."""
+
+    __slots__ = ()
+
+    def _step_lower_term(self, message: Message) -> None:
+        if message.type == MessageType.APP_RESP and self.leader == self.id:
+            self._role_step(message)
+        else:
+            super()._step_lower_term(message)
+
+
+class _LeaseAfterTransfer(RaftCore):
+    """Keeps reading under a lease that a leader transfer has broken, and counts no drift."""
+
+    __slots__ = ()
+
+    def lease_valid(self) -> bool:
+        return self.lease_since >= 0
+
+
+MUTANTS: dict[str, Bugs] = {
+    "vote_twice": Bugs(core=_VoteTwice),
+    "vote_for_shorter_log": Bugs(core=_VoteForShorterLog),
+    "no_sync_before_vote": Bugs(never_sync_votes=True),
+    "restart_forgets_vote": Bugs(restart_forgets_vote=True),
+    "answer_before_sync": Bugs(answer_before_sync=True),
+    "commit_old_term": Bugs(core=_CommitOldTerm),
+    "small_quorum": Bugs(core=_SmallQuorum),
+    "read_without_quorum": Bugs(core=_ReadWithoutQuorum),
+    "read_before_own_commit": Bugs(core=_ReadBeforeOwnCommit),
+    "any_answer_confirms_read": Bugs(core=_AnyAnswerConfirmsRead),
+    "conf_change_too_early": Bugs(core=_ConfChangeTooEarly),
+    "joint_needs_one_half": Bugs(core=_JointNeedsOneHalf),
+    "snapshot_forgets_members": Bugs(core=_SnapshotForgetsMembers),
+    "commit_past_match": Bugs(core=_CommitPastMatch),
+    "follower_commits_all": Bugs(core=_FollowerCommitsAll),
+    "always_truncate": Bugs(core=_AlwaysTruncate),
+    "accept_old_term": Bugs(core=_AcceptOldTerm),
+    "old_acks_count": Bugs(core=_OldAcksCount),
+    "lease_without_bound": Bugs(core=_LeaseAfterTransfer),
+    "lease_through_pauses": Bugs(lease_reads_with_pauses=True),
+}
