@@ -254,24 +254,21 @@ cdef class SegmentReader:
         return crc32c(check, p + RECORD_HEADER_SIZE, _get32(p + 4)), _get32(p)
 
     def looks_unwritten(self):
-        """True if what stands at `offset` may be a write that power loss cut short: a zero header, or a good header whose payload
-        has a whole sector of zeros or ends in zeros."""
+        """True if what stands at `offset` may be a write that power loss cut short: a zero header, or a good header and nothing
+        but zeros in one of the sectors that the payload reaches into."""
         cdef uint32_t length = 0
         cdef int record_type = 0
         cdef int found = self._at(self.offset, &length, &record_type)
-        cdef uint64_t start, end, sector
+        cdef uint64_t end, sector
         if found == 0:
             return True
         if found != -2:
             return False
-        start = self.offset + RECORD_HEADER_SIZE
-        end = start + length
+        end = self.offset + RECORD_HEADER_SIZE + length
         with nogil:
-            if self._zeros(end - (16 if length > 16 else length), end):
-                found = 1
-            sector = (start + SECTOR - 1) // SECTOR * SECTOR
-            while found != 1 and sector + SECTOR <= end:
-                if self._zeros(sector, sector + SECTOR):
+            sector = (self.offset // SECTOR + 1) * SECTOR       # the header's own sector was written, for the header was
+            while found != 1 and sector < end:
+                if self._zeros(sector, min(sector + SECTOR, end)):
                     found = 1
                 sector += SECTOR
         return found == 1

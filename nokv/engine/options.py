@@ -34,9 +34,10 @@ _MINIMUM = {
 def make_options(given: dict[str, Any]) -> tuple[EngineOptions, LsmOptions]:
     """What is ours and what belongs to the tables; UsageError for an unknown name or a value that makes no sense."""
     given = dict(given)
-    lsm = LsmOptions.take(given)
     known = {field.name for field in fields(EngineOptions)}
-    every = known | {field.name for field in fields(LsmOptions)}
+    below = {field.name for field in fields(LsmOptions)}
+    lsm = LsmOptions(**{name: given.pop(name) for name in below & given.keys()})
+    every = known | below
     for name, value in given.items():
         if name not in known:
             close = difflib.get_close_matches(name, every, 1)

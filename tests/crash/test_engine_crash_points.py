@@ -1,7 +1,9 @@
 """R2: the engine's process stops, or its machine loses power, at every operation on the disk.
 
-The workload is a fixed list of operations; `HISTORY[i]` is what the database holds after the first i of them. Whatever the
-crash, the next open must find one of these states: not older than the newest operation whose durability was promised, and
+The workload is a fixed list of operations; `HISTORY[i]` is what the database holds after the first i of them. Whatever
+the
+crash, the next open must find one of these states: not older than the newest operation whose durability was promised,
+and
 batches all or nothing.
 """
 
@@ -21,7 +23,7 @@ SEED = 20261
 OPTIONS = {
     "write_buffer_bytes": 8192,
     "wal_segment_bytes": 4096,
-    "l0_files_compact": 3,
+    "l0_files_trigger": 3,
     "table_bytes": 4096,
     "level_base_bytes": 16384,
     "manifest_bytes_max": 2048,
@@ -131,7 +133,8 @@ def crash_points(slice_index: int, slices: int) -> Iterator[int]:
 
 @pytest.mark.parametrize("part", range(6))
 def test_crash_at_every_operation(part: int) -> None:
-    """Every operation on the disk, each with two of the six kinds of image; over the six parts every kind has its turn."""
+    """Every operation on the disk, each with two of the six kinds of image; over the six parts every kind has its
+    turn."""
     for number, k in enumerate(crash_points(part, 6)):
         files = CrashFiles(seed=k, crash_at=k)
         done, durable = run_workload(files)
