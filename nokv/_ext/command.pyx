@@ -11,7 +11,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy
 
 from nokv._ext.codec cimport (
-    VARINT_SIZE_MAX, Reader, get_fixed32, left, put_fixed32, put_fixed64, put_varint, read_byte, read_bytes,
+    VARINT_SIZE_MAX, Reader, get_fixed32, get_fixed64, left, put_fixed32, put_fixed64, put_varint, read_byte, read_bytes,
     read_fixed64, read_varint, reader, take,
 )
 from nokv._ext.crc32c cimport crc32c
@@ -401,6 +401,13 @@ def pack_batch(uint64_t proposal_id, uint64_t floor_ts, groups not None):
         packer.fixed64(commit_ts)
         pack_bytes(packer, group)
     return packer.seal()
+
+
+def batch_proposal_id(bytes payload not None):
+    """The proposal_id of a batch that this process packed."""
+    if PyBytes_GET_SIZE(payload) < 10:
+        raise _malformed("command batch")
+    return get_fixed64(<const uint8_t*>PyBytes_AS_STRING(payload) + 2)
 
 
 def unpack_batch(bytes payload not None):
