@@ -120,6 +120,20 @@ class RegionDigestResponse(_message.Message):
     applied_index: int
     def __init__(self, digest: _Optional[str] = ..., keys: _Optional[int] = ..., bytes: _Optional[int] = ..., applied_index: _Optional[int] = ...) -> None: ...
 
+class PrepareTargetRequest(_message.Message):
+    __slots__ = ("region", "peer", "stores")
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    STORES_FIELD_NUMBER: _ClassVar[int]
+    region: _meta_pb2.Region
+    peer: _meta_pb2.Peer
+    stores: _containers.RepeatedCompositeFieldContainer[_meta_pb2.Store]
+    def __init__(self, region: _Optional[_Union[_meta_pb2.Region, _Mapping]] = ..., peer: _Optional[_Union[_meta_pb2.Peer, _Mapping]] = ..., stores: _Optional[_Iterable[_Union[_meta_pb2.Store, _Mapping]]] = ...) -> None: ...
+
+class PrepareTargetResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class ExportSnapshotRequest(_message.Message):
     __slots__ = ("region_id",)
     REGION_ID_FIELD_NUMBER: _ClassVar[int]

@@ -65,6 +65,11 @@ class AdminStub(object):
                 request_serializer=nokv_dot_pb_dot_admin__pb2.RegionDigestRequest.SerializeToString,
                 response_deserializer=nokv_dot_pb_dot_admin__pb2.RegionDigestResponse.FromString,
                 _registered_method=True)
+        self.PrepareTarget = channel.unary_unary(
+                '/nokv.v1.Admin/PrepareTarget',
+                request_serializer=nokv_dot_pb_dot_admin__pb2.PrepareTargetRequest.SerializeToString,
+                response_deserializer=nokv_dot_pb_dot_admin__pb2.PrepareTargetResponse.FromString,
+                _registered_method=True)
         self.ExportSnapshot = channel.unary_stream(
                 '/nokv.v1.Admin/ExportSnapshot',
                 request_serializer=nokv_dot_pb_dot_admin__pb2.ExportSnapshotRequest.SerializeToString,
@@ -116,6 +121,12 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PrepareTarget(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExportSnapshot(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -160,6 +171,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RegionDigest,
                     request_deserializer=nokv_dot_pb_dot_admin__pb2.RegionDigestRequest.FromString,
                     response_serializer=nokv_dot_pb_dot_admin__pb2.RegionDigestResponse.SerializeToString,
+            ),
+            'PrepareTarget': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrepareTarget,
+                    request_deserializer=nokv_dot_pb_dot_admin__pb2.PrepareTargetRequest.FromString,
+                    response_serializer=nokv_dot_pb_dot_admin__pb2.PrepareTargetResponse.SerializeToString,
             ),
             'ExportSnapshot': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportSnapshot,
@@ -334,6 +350,33 @@ class Admin(object):
             '/nokv.v1.Admin/RegionDigest',
             nokv_dot_pb_dot_admin__pb2.RegionDigestRequest.SerializeToString,
             nokv_dot_pb_dot_admin__pb2.RegionDigestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PrepareTarget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nokv.v1.Admin/PrepareTarget',
+            nokv_dot_pb_dot_admin__pb2.PrepareTargetRequest.SerializeToString,
+            nokv_dot_pb_dot_admin__pb2.PrepareTargetResponse.FromString,
             options,
             channel_credentials,
             insecure,

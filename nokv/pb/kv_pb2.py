@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from nokv.pb import meta_pb2 as nokv_dot_pb_dot_meta__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10nokv/pb/kv.proto\x12\x07nokv.v1\x1a\x12nokv/pb/meta.proto\"Y\n\rRegionContext\x12\x11\n\tregion_id\x18\x01 \x01(\x04\x12#\n\x05\x65poch\x18\x02 \x01(\x0b\x32\x14.nokv.v1.RegionEpoch\x12\x10\n\x08store_id\x18\x03 \x01(\x04\"\x94\x01\n\x0eRegionCommands\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\'\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x16.nokv.v1.RegionContext\x12\r\n\x05write\x18\x03 \x01(\x08\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x04 \x01(\r\x12\x0f\n\x07read_ts\x18\x05 \x01(\x04\x12\x10\n\x08\x63ommands\x18\x06 \x01(\x0c\"R\n\rNotLeaderInfo\x12\x11\n\tregion_id\x18\x01 \x01(\x04\x12\x1d\n\x06leader\x18\x02 \x01(\x0b\x32\r.nokv.v1.Peer\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"\x9c\x01\n\x0bRegionError\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.nokv.v1.RegionErrorKind\x12\x0f\n\x07message\x18\x02 \x01(\t\x12*\n\nnot_leader\x18\x03 \x01(\x0b\x32\x16.nokv.v1.NotLeaderInfo\x12(\n\x0f\x63urrent_regions\x18\x04 \x03(\x0b\x32\x0f.nokv.v1.Region\"j\n\x0bRegionReply\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x14.nokv.v1.RegionError\x12\x0f\n\x07results\x18\x03 \x01(\x0c\x12\x11\n\tcommit_ts\x18\x04 \x01(\x04\"9\n\x0eKvBatchRequest\x12\'\n\x06groups\x18\x01 \x03(\x0b\x32\x17.nokv.v1.RegionCommands\"8\n\x0fKvBatchResponse\x12%\n\x07replies\x18\x01 \x03(\x0b\x32\x14.nokv.v1.RegionReply*\xf8\x02\n\x0fRegionErrorKind\x12\x15\n\x11REGION_ERROR_NONE\x10\x00\x12\x1b\n\x17REGION_ERROR_NOT_LEADER\x10\x01\x12 \n\x1cREGION_ERROR_EPOCH_NOT_MATCH\x10\x02\x12!\n\x1dREGION_ERROR_REGION_NOT_FOUND\x10\x03\x12\"\n\x1eREGION_ERROR_KEY_NOT_IN_REGION\x10\x04\x12 \n\x1cREGION_ERROR_STORE_NOT_MATCH\x10\x05\x12\x15\n\x11REGION_ERROR_BUSY\x10\x06\x12\x19\n\x15REGION_ERROR_DEADLINE\x10\x07\x12\x1e\n\x1aREGION_ERROR_INDETERMINATE\x10\x08\x12\x18\n\x14REGION_ERROR_INVALID\x10\t\x12\x1e\n\x1aREGION_ERROR_NOT_SUPPORTED\x10\n\x12\x1a\n\x16REGION_ERROR_READ_ONLY\x10\x0b\x32\x44\n\x02Kv\x12>\n\x05\x42\x61tch\x12\x17.nokv.v1.KvBatchRequest\x1a\x18.nokv.v1.KvBatchResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10nokv/pb/kv.proto\x12\x07nokv.v1\x1a\x12nokv/pb/meta.proto\"Y\n\rRegionContext\x12\x11\n\tregion_id\x18\x01 \x01(\x04\x12#\n\x05\x65poch\x18\x02 \x01(\x0b\x32\x14.nokv.v1.RegionEpoch\x12\x10\n\x08store_id\x18\x03 \x01(\x04\"\x94\x01\n\x0eRegionCommands\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\'\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x16.nokv.v1.RegionContext\x12\r\n\x05write\x18\x03 \x01(\x08\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x04 \x01(\r\x12\x0f\n\x07read_ts\x18\x05 \x01(\x04\x12\x10\n\x08\x63ommands\x18\x06 \x01(\x0c\"R\n\rNotLeaderInfo\x12\x11\n\tregion_id\x18\x01 \x01(\x04\x12\x1d\n\x06leader\x18\x02 \x01(\x0b\x32\r.nokv.v1.Peer\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"\x9c\x01\n\x0bRegionError\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.nokv.v1.RegionErrorKind\x12\x0f\n\x07message\x18\x02 \x01(\t\x12*\n\nnot_leader\x18\x03 \x01(\x0b\x32\x16.nokv.v1.NotLeaderInfo\x12(\n\x0f\x63urrent_regions\x18\x04 \x03(\x0b\x32\x0f.nokv.v1.Region\"j\n\x0bRegionReply\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x14.nokv.v1.RegionError\x12\x0f\n\x07results\x18\x03 \x01(\x0c\x12\x11\n\tcommit_ts\x18\x04 \x01(\x04\"9\n\x0eKvBatchRequest\x12\'\n\x06groups\x18\x01 \x03(\x0b\x32\x17.nokv.v1.RegionCommands\"8\n\x0fKvBatchResponse\x12%\n\x07replies\x18\x01 \x03(\x0b\x32\x14.nokv.v1.RegionReply*\x95\x03\n\x0fRegionErrorKind\x12\x15\n\x11REGION_ERROR_NONE\x10\x00\x12\x1b\n\x17REGION_ERROR_NOT_LEADER\x10\x01\x12 \n\x1cREGION_ERROR_EPOCH_NOT_MATCH\x10\x02\x12!\n\x1dREGION_ERROR_REGION_NOT_FOUND\x10\x03\x12\"\n\x1eREGION_ERROR_KEY_NOT_IN_REGION\x10\x04\x12 \n\x1cREGION_ERROR_STORE_NOT_MATCH\x10\x05\x12\x15\n\x11REGION_ERROR_BUSY\x10\x06\x12\x19\n\x15REGION_ERROR_DEADLINE\x10\x07\x12\x1e\n\x1aREGION_ERROR_INDETERMINATE\x10\x08\x12\x18\n\x14REGION_ERROR_INVALID\x10\t\x12\x1e\n\x1aREGION_ERROR_NOT_SUPPORTED\x10\n\x12\x1a\n\x16REGION_ERROR_READ_ONLY\x10\x0b\x12\x1b\n\x17REGION_ERROR_CORRUPTION\x10\x0c\x32\x44\n\x02Kv\x12>\n\x05\x42\x61tch\x12\x17.nokv.v1.KvBatchRequest\x1a\x18.nokv.v1.KvBatchResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'nokv.pb.kv_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REGIONERRORKIND']._serialized_start=760
-  _globals['_REGIONERRORKIND']._serialized_end=1136
+  _globals['_REGIONERRORKIND']._serialized_end=1165
   _globals['_REGIONCONTEXT']._serialized_start=49
   _globals['_REGIONCONTEXT']._serialized_end=138
   _globals['_REGIONCOMMANDS']._serialized_start=141
@@ -48,6 +48,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KVBATCHREQUEST']._serialized_end=699
   _globals['_KVBATCHRESPONSE']._serialized_start=701
   _globals['_KVBATCHRESPONSE']._serialized_end=757
-  _globals['_KV']._serialized_start=1138
-  _globals['_KV']._serialized_end=1206
+  _globals['_KV']._serialized_start=1167
+  _globals['_KV']._serialized_end=1235
 # @@protoc_insertion_point(module_scope)

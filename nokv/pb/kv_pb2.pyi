@@ -22,6 +22,7 @@ class RegionErrorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REGION_ERROR_INVALID: _ClassVar[RegionErrorKind]
     REGION_ERROR_NOT_SUPPORTED: _ClassVar[RegionErrorKind]
     REGION_ERROR_READ_ONLY: _ClassVar[RegionErrorKind]
+    REGION_ERROR_CORRUPTION: _ClassVar[RegionErrorKind]
 REGION_ERROR_NONE: RegionErrorKind
 REGION_ERROR_NOT_LEADER: RegionErrorKind
 REGION_ERROR_EPOCH_NOT_MATCH: RegionErrorKind
@@ -34,6 +35,7 @@ REGION_ERROR_INDETERMINATE: RegionErrorKind
 REGION_ERROR_INVALID: RegionErrorKind
 REGION_ERROR_NOT_SUPPORTED: RegionErrorKind
 REGION_ERROR_READ_ONLY: RegionErrorKind
+REGION_ERROR_CORRUPTION: RegionErrorKind
 
 class RegionContext(_message.Message):
     __slots__ = ("region_id", "epoch", "store_id")

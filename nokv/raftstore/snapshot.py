@@ -14,13 +14,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nokv._ext.crc32c import crc32c
 from nokv._ext.mvcc import encode_key
-from nokv._ext.tablebuilder import TableBuilder
+from nokv.engine.sst.external import write_external
 from nokv.env import Files, WritableFile
 from nokv.errors import Busy, Corruption, PreconditionFailed
 from nokv.mvcc import FAMILY_DEFAULT, FAMILY_LOCK, FAMILY_PLAIN, FAMILY_WRITE
@@ -333,6 +333,10 @@ class RegionSnapshots:
         self.start_export(peer)
         raise SnapshotTemporarilyUnavailable
 
+    def export_directory(self, peer: StorePeer) -> str:
+        """A name for an export that its caller makes and discards."""
+        return self._next_directory(self._export_root, peer.region_id, peer.applied.index)
+
     def start_export(self, peer: StorePeer) -> None:
         region_id = peer.region_id
         if region_id in self._running or not peer.hosted:
@@ -457,9 +461,9 @@ class RegionSnapshots:
         if data:
             groups.append(data)
         local_id = self._store.meta.family.id
-        records = self._store.meta.snapshot_records(manifest.region, applied)
         meta_path = os.path.join(directory, "meta.sst")
-        self._write_table(meta_path, [(bytes((local_id,)) + name, value) for name, value in records])
+        records = self._store.meta.snapshot_records(manifest.region, applied)
+        self._write_table(meta_path, [(local_id, key, value) for key, value in records])
         groups.append([meta_path])
         self._store.failpoint("snapshot-before-publish")
         self._store.db.ingest(groups)
@@ -473,26 +477,17 @@ class RegionSnapshots:
         ranges = sorted(
             (0 if name == FAMILY_PLAIN else db.family(name).id, name, a, b) for name, a, b in region_ranges(region)
         )
-        rows: list[tuple[bytes, bytes | None]] = []
+        rows: list[tuple[int, bytes, bytes | None]] = []
         for number, name, start, end in ranges:
             source = db if name == FAMILY_PLAIN else db.family(name)
-            prefix = bytes((number,))
-            rows.extend((prefix + key, None) for key in source.scan(start, end, values=False))
+            rows.extend((number, key, None) for key in source.scan(start, end, values=False))
         if not rows:
             return None
         self._write_table(path, rows)
         return path
 
-    def _write_table(self, path: str, rows: list[tuple[bytes, bytes | None]] | list[tuple[bytes, bytes]]) -> None:
-        handle = self._files.create(path)
-        try:
-            builder = TableBuilder(handle, external=True)
-            for prefix, value in rows:
-                builder.add(prefix, value)
-            builder.finish()
-            handle.sync()
-        finally:
-            handle.close()
+    def _write_table(self, path: str, rows: Sequence[tuple[int, bytes, bytes | None]]) -> None:
+        write_external(self._files, path, rows, families=self._store.db.families())
 
     # -- housekeeping -------------------------------------------------------------------------------------------------
     def tick(self) -> None:

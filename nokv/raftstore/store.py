@@ -431,10 +431,10 @@ class RegionStore:
     def _check_caught_up(self, mine: StorePeer, peer_id: int) -> None:
         progress = mine.raw.status().progress.get(peer_id)
         if progress is None or progress.match == 0:
-            raise PreconditionFailed(f"learner {peer_id} has not installed its snapshot yet")
+            raise Busy(f"learner {peer_id} has not installed its snapshot yet")
         lag = mine.log.last_index() - progress.match
         if lag > self.options.promote_lag_entries:
-            raise PreconditionFailed(f"learner {peer_id} is {lag} entries behind")
+            raise Busy(f"learner {peer_id} is {lag} entries behind")
 
     def change(
         self,

@@ -1,11 +1,26 @@
-"""Plain values to protobuf and back, for everything this folder puts on the wire. Pure."""
+"""Plain values to protobuf and back, for everything this folder puts on the wire; the table of errors. Pure."""
 
 from __future__ import annotations
 
-from nokv.pb import meta_pb2
+from nokv.errors import (
+    Busy,
+    Corruption,
+    DeadlineExceeded,
+    EpochNotMatch,
+    Indeterminate,
+    KeyNotInRegion,
+    NoKVError,
+    NotLeader,
+    NotSupported,
+    ReadOnly,
+    RegionNotFound,
+    StoreNotMatch,
+    Unavailable,
+)
+from nokv.pb import kv_pb2, meta_pb2
 from nokv.region import Peer, PeerRole, Region, RegionEpoch, RegionState
 
-__all__ = ["epoch_from_pb", "peer_from_pb", "peer_to_pb", "region_from_pb", "region_to_pb"]
+__all__ = ["error_to_pb", "epoch_from_pb", "peer_from_pb", "peer_to_pb", "region_from_pb", "region_to_pb"]
 
 _ROLE_TO_PB = {PeerRole.VOTER: meta_pb2.PEER_ROLE_VOTER, PeerRole.LEARNER: meta_pb2.PEER_ROLE_LEARNER}
 _ROLE_FROM_PB: dict[int, PeerRole] = {int(number): role for role, number in _ROLE_TO_PB.items()}
@@ -58,3 +73,33 @@ def region_from_pb(message: meta_pb2.Region) -> Region:
 
 def epoch_from_pb(message: meta_pb2.RegionEpoch) -> RegionEpoch:
     return RegionEpoch(message.conf_version, message.version)
+
+
+_ERRORS: tuple[tuple[type[NoKVError], int], ...] = (
+    (NotLeader, kv_pb2.REGION_ERROR_NOT_LEADER),
+    (EpochNotMatch, kv_pb2.REGION_ERROR_EPOCH_NOT_MATCH),
+    (RegionNotFound, kv_pb2.REGION_ERROR_REGION_NOT_FOUND),
+    (KeyNotInRegion, kv_pb2.REGION_ERROR_KEY_NOT_IN_REGION),
+    (StoreNotMatch, kv_pb2.REGION_ERROR_STORE_NOT_MATCH),
+    (Busy, kv_pb2.REGION_ERROR_BUSY),
+    (Indeterminate, kv_pb2.REGION_ERROR_INDETERMINATE),
+    (DeadlineExceeded, kv_pb2.REGION_ERROR_DEADLINE),
+    (Unavailable, kv_pb2.REGION_ERROR_BUSY),
+    (NotSupported, kv_pb2.REGION_ERROR_NOT_SUPPORTED),
+    (ReadOnly, kv_pb2.REGION_ERROR_READ_ONLY),
+    (Corruption, kv_pb2.REGION_ERROR_CORRUPTION),
+)
+
+
+def error_to_pb(error: NoKVError) -> kv_pb2.RegionError:
+    """Every refusal of the data path has its own kind; what is left is the caller's mistake."""
+    kind = next((number for known, number in _ERRORS if isinstance(error, known)), kv_pb2.REGION_ERROR_INVALID)
+    message = kv_pb2.RegionError(kind=kind, message=str(error))  # type: ignore[arg-type]
+    if isinstance(error, NotLeader):
+        message.not_leader.region_id = error.region_id
+        message.not_leader.address = error.address
+        if error.leader is not None:
+            message.not_leader.leader.CopyFrom(peer_to_pb(error.leader))
+    elif isinstance(error, EpochNotMatch):
+        message.current_regions.extend(region_to_pb(region) for region in error.regions)
+    return message
