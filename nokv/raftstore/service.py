@@ -198,7 +198,9 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             store, address = self._store, request.store_address
             change = store.plan(request.region_id, ChangeKind.ADD_LEARNER, peer, address)
             if not (address or store.address_of(peer.store_id)):
-                raise PreconditionFailed(f"the address of store {peer.store_id} is not known", hint="give store_address")
+                raise PreconditionFailed(
+                    f"the address of store {peer.store_id} is not known", hint="give store_address"
+                )
             region = store.router.hosted(request.region_id).region
             await self._node.prepare_target(region, change.peer, address or store.address_of(peer.store_id))
             return await self._change(change, request.region_id, context)
@@ -402,5 +404,3 @@ class AdminService(admin_pb2_grpc.AdminServicer):
                     yield raft_pb2.SnapshotChunk(file=file.name, data=chunk, crc32c=crc32c(chunk))
         finally:
             store.snapshots.discard(directory)
-
-

@@ -23,8 +23,8 @@ from nokv._ext.mvcc import encode_key
 from nokv.engine.sst.external import write_external
 from nokv.env import Files, WritableFile
 from nokv.errors import Busy, Corruption, PreconditionFailed
-from nokv.mvcc import FAMILY_DEFAULT, FAMILY_LOCK, FAMILY_PLAIN, FAMILY_WRITE
 from nokv.multiraft.ports import SNAPSHOT_CHUNK_BYTES_MAX, SnapshotOffer, SnapshotPayload, SnapshotStaging
+from nokv.mvcc import FAMILY_DEFAULT, FAMILY_LOCK, FAMILY_PLAIN, FAMILY_WRITE
 from nokv.raft import ConfState, Message, RaftSnapshot, SnapshotMetadata, SnapshotTemporarilyUnavailable
 from nokv.raftstore.localmeta import ApplyState
 from nokv.region import Peer, PeerRole, Region, RegionEpoch

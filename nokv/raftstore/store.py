@@ -46,6 +46,7 @@ from nokv.region import Peer, Region, RegionEpoch, RegionState
 
 if TYPE_CHECKING:
     from nokv.engine.db import DB
+
     from nokv.multiraft.host import MultiRaftHost
 
 __all__ = ["Background", "RegionStore", "StoreOptions"]

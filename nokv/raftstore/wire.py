@@ -20,7 +20,7 @@ from nokv.errors import (
 from nokv.pb import kv_pb2, meta_pb2
 from nokv.region import Peer, PeerRole, Region, RegionEpoch, RegionState
 
-__all__ = ["error_to_pb", "epoch_from_pb", "peer_from_pb", "peer_to_pb", "region_from_pb", "region_to_pb"]
+__all__ = ["epoch_from_pb", "error_to_pb", "peer_from_pb", "peer_to_pb", "region_from_pb", "region_to_pb"]
 
 _ROLE_TO_PB = {PeerRole.VOTER: meta_pb2.PEER_ROLE_VOTER, PeerRole.LEARNER: meta_pb2.PEER_ROLE_LEARNER}
 _ROLE_FROM_PB: dict[int, PeerRole] = {int(number): role for role, number in _ROLE_TO_PB.items()}
