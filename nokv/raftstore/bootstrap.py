@@ -40,7 +40,8 @@ def _conf_state(region: Region) -> ConfState:
 
 
 def write_seed_catalog(db: DB, region: Region, store_id: int) -> None:
-    """Store identity, region descriptor and apply state, in one synced batch. PreconditionFailed if others are there."""
+    """Store identity, region descriptor and apply state, in one synced batch. PreconditionFailed if others are
+    there."""
     for name in MVCC_FAMILIES:
         db.family(name, create=True)
     meta = LocalMeta(db, create=True)

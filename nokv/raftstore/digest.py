@@ -1,4 +1,5 @@
-"""The digest of what a reader sees in a region: equal on replicas with equal applied index (docs/formats/region_digest.md)."""
+"""The digest of what a reader sees in a region: equal on replicas with equal applied index
+(docs/formats/region_digest.md)."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class RegionDigest:
 
 
 def region_digest(view: ReadView, region: Region) -> RegionDigest:
-    """SHA-256 over every visible pair of the region, in key order, each length-prefixed. `view` must not change meanwhile."""
+    """SHA-256 over every visible pair of the region, in key order, each length-prefixed. `view` must not change
+    meanwhile."""
     reader = MvccReader(view)
     state = hashlib.sha256()
     keys = size = 0

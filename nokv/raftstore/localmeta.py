@@ -1,9 +1,9 @@
 """What a store must know about itself after a restart: region catalog, apply states, identity, addresses.
 
-Owns: the engine family `local` and its records (docs/formats/localmeta.md). It mirrors local truth, which only apply and
-bootstrap advance; it is no cluster-wide truth. `put_region` and `put_applied` go into the *same* engine batch as the data
-they describe: that is what makes crash replay from the flushed applied index consistent. Identity, addresses and
-tombstones are logged and synced on their own. One thread: the store's loop, or the caller of bootstrap.
+Owns: the engine family `local` and its records (docs/formats/localmeta.md). It mirrors local truth, which only apply
+and bootstrap advance; it is no cluster-wide truth. `put_region` and `put_applied` go into the *same* engine batch as
+the data they describe: that is what makes crash replay from the flushed applied index consistent. Identity, addresses
+and tombstones are logged and synced on their own. One thread: the store's loop, or the caller of bootstrap.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""StoreNode: binds directory, raft log, host, transport, store and services into one process with one listening address.
+"""StoreNode: binds directory, raft log, host, transport, store and services into one process with one listening
+address.
 
-    start   mode gate -> open directory -> raft log -> peers from localmeta -> listen -> register -> mode cluster -> ready
-    stop    stop listening -> stop the host -> answer what waits -> close transport -> flush and close the directory
+    start   mode gate, open directory, raft log, peers from localmeta, listen, mode cluster, ready
+    stop    tasks, host, answer what waits, transport, server, flush and close the directory
 
-Owns: the order of life, the background thread, the loops that talk to the coordinator (registration, heartbeats, publishing).
-None of these loops is needed by the data path: with the coordinator gone the store serves on (RS-17, RS-20).
-One thread: the asyncio loop's; exports, digests and verification run on one background thread.
+Owns: the order of life, the background thread, the loops that talk to the coordinator (registration, heartbeats,
+publishing). None of these loops is needed by the data path: with the coordinator gone the store serves on (RS-17,
+RS-20). One thread: the asyncio loop's; exports, digests and verification run on one background thread.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc.aio
-from nokv.multiraft.transport import SERVER_OPTIONS, RaftTransport
 
 import nokv
 from nokv.engine.mode import CLUSTER, STANDALONE, ModeRecord, check_transition, read_mode, write_mode
@@ -30,6 +30,7 @@ from nokv.env.files import OsFiles
 from nokv.errors import DeadlineExceeded, ModeError, NoKVError, PreconditionFailed, RetryError, Unavailable
 from nokv.multiraft.host import MultiRaftHost, exit_process
 from nokv.multiraft.raftlog import RaftLog
+from nokv.multiraft.transport import SERVER_OPTIONS, RaftTransport
 from nokv.pb import admin_pb2_grpc, kv_pb2_grpc
 from nokv.raftstore.client import PeerStores
 from nokv.raftstore.control import ControlPort, StoreReport
@@ -56,7 +57,8 @@ LEADERLESS_TICKS_MAX = 30
 """A peer without a leader for so long asks the others whether it is still a member."""
 POLL_S = 0.005
 CLOCK_LAG_TS = 1 << 18
-"""A heartbeat's timestamp is used one millisecond late, so that commits between two heartbeats stay below the next TSO value."""
+"""A heartbeat's timestamp is used one millisecond late, so that commits between two heartbeats stay below the next
+TSO value."""
 
 T = TypeVar("T")
 
@@ -242,7 +244,8 @@ class StoreNode:
         logger.info("store %d serves %d regions on %s", config.store_id, len(self.regions()), self.address)
 
     def _mode_gate(self) -> ModeRecord:
-        """Which directory is this? A fresh one becomes an empty cluster store; a standalone one must be promoted first."""
+        """Which directory is this? A fresh one becomes an empty cluster store; a standalone one must be promoted
+        first."""
         config, files = self.config, self.files
         record = read_mode(config.workdir, files) if files.exists(config.workdir) else ModeRecord()
         if record.mode == STANDALONE:
@@ -455,7 +458,8 @@ class StoreNode:
         store.learn_address(peer.store_id, address)
 
     async def publish_planned(self, change: MembershipChange, region: Region) -> None:
-        """Publish the planned change if the coordinator answers; a refusal stops the change, silence does not (RS-20)."""
+        """Publish the planned change if the coordinator answers; a refusal stops the change, silence does not
+        (RS-20)."""
         if self.control is None:
             return
         diagnostics = self.store.diagnostics

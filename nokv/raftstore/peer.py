@@ -9,8 +9,8 @@ one thread; the file knows neither asyncio nor gRPC.
     leadership lost        -> proposed writes are Indeterminate, everything else NotLeader
 
 Timestamps (docs/raftstore.md says why this needs no coordinator): commit_ts = max(largest timestamp of the region,
-newest TSO value known) + 1, given only once the leader has applied an entry of its own term. A read at an explicit timestamp
-above the region's replicated floor first replicates that floor.
+newest TSO value known) + 1, given only once the leader has applied an entry of its own term. A read at an explicit
+timestamp above the region's replicated floor first replicates that floor.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ SCAN_BYTES_MAX = 2 << 20
 
 @dataclass(slots=True)
 class KvRequest:
-    """One group of commands that travels together. `reply(request, error, results, commit_ts)` is called exactly once."""
+    """One group of commands that travels together. `reply(request, error, results, commit_ts)` is called exactly
+    once."""
 
     request_id: int
     write: bool

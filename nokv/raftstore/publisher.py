@@ -1,8 +1,9 @@
-"""Rooted events that this store owes the truth plane: a visible retry queue that never blocks the data path (EX-02, EX-03).
+"""Rooted events that this store owes the truth plane: a visible retry queue that never blocks the data path (EX-02,
+EX-03).
 
-Owns: order and state of what is to be published. Terminal events are also durable in `localmeta` until they are published,
-so a crash between apply and publish loses none. The node drives it: `next()`, publish, then `succeeded` or `failed`.
-One thread, no clock: the node decides when to retry.
+Owns: order and state of what is to be published. Terminal events are also durable in `localmeta` until they are
+published, so a crash between apply and publish loses none. The node drives it: `next()`, publish, then `succeeded` or
+`failed`. One thread, no clock: the node decides when to retry.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from nokv.raftstore.diagnostics import Diagnostics, PublishState
 __all__ = ["PendingEvent", "Publisher"]
 
 PENDING_EVENTS_MAX = 4096
-"""At the bound the oldest *planned* event gives way (its terminal event says more); terminal events are never dropped."""
+"""At the bound the oldest *planned* event gives way (its terminal event says more); terminal events are never
+dropped."""
 
 
 @dataclass(slots=True)

@@ -1,8 +1,8 @@
 """RegionSnapshot: one region's data at an applied boundary, as external tables and a manifest.
 
-Owns: export, the manifest (docs/formats/region_snapshot.md), staging, verification, and publishing as one atomic ingest.
-One payload serves raft catch-up, expansion and the admin export (MIG-32). Nothing is hosted before `publish`, and a crash
-before it leaves nothing but a staging directory, which the next start empties (MIG-33).
+Owns: export, the manifest (docs/formats/region_snapshot.md), staging, verification, and publishing as one atomic
+ingest. One payload serves raft catch-up, expansion and the admin export (MIG-32). Nothing is hosted before `publish`,
+and a crash before it leaves nothing but a staging directory, which the next start empties (MIG-33).
 
 Thread rules: `RegionSnapshots` lives on the store's loop; `export_region` and `verify_staged` are plain functions for a
 background thread.
@@ -321,7 +321,8 @@ class RegionSnapshots:
 
     # -- leader -------------------------------------------------------------------------------------------------------
     def source(self, peer: StorePeer) -> RaftSnapshot:
-        """What raft sends to a follower that is too far behind. Starts an export, and says "later" until it is ready."""
+        """What raft sends to a follower that is too far behind. Starts an export, and says "later" until it is
+        ready."""
         ready = self._ready.get(peer.region_id)
         if (
             ready is not None

@@ -1,10 +1,12 @@
-"""RegionStore: everything one store hosts. Opens its peers from local metadata, validates and routes requests, keeps logs short.
+"""RegionStore: everything one store hosts. Opens its peers from local metadata, validates and routes requests, keeps
+logs short.
 
-Owns: the set of peers, the address book, the end-of-turn flush, housekeeping. Does not own: sockets, processes, the event
-loop (node.py); what a replica does (peer.py). One thread; background work is handed to `background` and comes back here.
+Owns: the set of peers, the address book, the end-of-turn flush, housekeeping. Does not own: sockets, processes, the
+event loop (node.py); what a replica does (peer.py). One thread; background work is handed to `background` and comes
+back here.
 
-Local region truth changes in four places only (RS-03): apply of a membership change, publish of a snapshot, removal of a
-peer, and loading at `open`.
+Local region truth changes in four places only (RS-03): apply of a membership change, publish of a snapshot, removal
+of a peer, and loading at `open`.
 """
 
 from __future__ import annotations
@@ -46,7 +48,6 @@ from nokv.region import Peer, Region, RegionEpoch, RegionState
 
 if TYPE_CHECKING:
     from nokv.engine.db import DB
-
     from nokv.multiraft.host import MultiRaftHost
 
 __all__ = ["Background", "RegionStore", "StoreOptions"]
@@ -55,7 +56,8 @@ Background = Callable[[Callable[[], Any], Callable[[Any, BaseException | None], 
 """`background(work, done)`: run `work()` on another thread, then `done(result, error)` on the store's thread."""
 
 READ_AHEAD_TS = 60_000 << 18
-"""A read may name a timestamp at most a minute ahead of what this store has seen: later commits have to stay above it."""
+"""A read may name a timestamp at most a minute ahead of what this store has seen: later commits have to stay above
+it."""
 UNINITIALISED_PEERS_MAX = 1024
 UNINITIALISED_TICKS_MAX = 600
 
@@ -381,7 +383,8 @@ class RegionStore:
         return event_from_pb(root_pb2.RootEvent.FromString(data))
 
     def destroy_peer(self, peer: StorePeer, region: Region) -> None:
-        """The peer was removed from its region: durable tombstone first, then the log, then the data, piece by piece."""
+        """The peer was removed from its region: durable tombstone first, then the log, then the data, piece by
+        piece."""
         own = Peer(peer.peer_id, self.store_id)
         tombstone = replace(region, state=RegionState.TOMBSTONE, peers=(own,))
         peer.removed = True
