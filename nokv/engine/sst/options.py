@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from nokv.errors import UsageError
 
 __all__ = ["LsmOptions"]
 
 COMPRESSIONS = ("none", "zstd")
+BOUNDS = {
+    "block_bytes": (64, 4 << 20),
+    "compressed_block_bytes": (64, 4 << 20),
+    "restart_interval": (1, 1024),
+    "bloom_bits": (0, 64),
+    "zstd_level": (1, 19),
+    "block_cache_bytes": (0, 1 << 50),
+    "table_bytes": (1, 1 << 40),
+    "l0_files_trigger": (1, 1000),
+    "level_base_bytes": (1, 1 << 50),
+    "level_growth": (2, 1000),
+    "levels_max": (2, 16),
+    "manifest_bytes_max": (1, 1 << 30),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +49,12 @@ class LsmOptions:
     def __post_init__(self) -> None:
         if self.compression not in COMPRESSIONS:
             raise UsageError(f"unknown compression {self.compression!r}", hint="use 'none' or 'zstd'")
-        for name in ("block_bytes", "compressed_block_bytes", "table_bytes", "level_base_bytes", "l0_files_trigger"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be positive")
-        if self.level_growth < 2 or not 2 <= self.levels_max <= 16:
-            raise UsageError("level_growth must be at least 2, levels_max between 2 and 16")
+        for field in fields(self):
+            value, (low, high) = getattr(self, field.name), BOUNDS.get(field.name, (0, 0))
+            if field.name != "compression" and (type(value) is not int or not low <= value <= high):
+                raise UsageError(f"option {field.name}={value!r} must be an int from {low} to {high}")
 
     @classmethod
-    def of(cls, options: object) -> LsmOptions:
-        """Made from the attributes of `options` that have these names; the rest keeps its default."""
-        return cls(**{f.name: getattr(options, f.name) for f in fields(cls) if hasattr(options, f.name)})
+    def take(cls, options: MutableMapping[str, Any]) -> LsmOptions:
+        """Made from what `options` says about these names, which are removed from it."""
+        return cls(**{f.name: options.pop(f.name) for f in fields(cls) if f.name in options})
