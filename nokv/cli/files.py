@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from nokv.cli.main import LazyGroup
-from nokv.cli.output import emit_rows, output_option
+from nokv.cli.output import emit, emit_rows, output_option, printable, table
 from nokv.errors import NotFound
 
 __all__ = ["manifest", "wal"]
@@ -76,5 +76,48 @@ def records(recovered: Any, files: Any) -> Iterator[tuple[Any, int, bytes]]:
 @click.option("--workdir", required=True, type=click.Path(), help="The directory.")
 @output_option
 def manifest(workdir: str, output: str) -> None:
-    """Levels, tables and families that the manifest names."""
-    raise NotImplementedError
+    """Levels, tables and families that the manifest names. Corruption (exit code 6) says where."""
+    from nokv.engine.manifest.log import manifest_number, read_current, read_manifest
+    from nokv.env.files import OsFiles
+    from nokv.migrate.plan import require_directory
+
+    files = OsFiles()
+    require_directory(workdir, files)
+    name = read_current(files, f"{workdir}/CURRENT")
+    path = f"{workdir}/{name}"
+    edits, torn_at = read_manifest(files.read_file(path), path, manifest_number(name) or 0)
+    families: dict[str, int] = {}
+    tables: dict[int, Any] = {}
+    numbers: dict[str, int] = {"log_number": 0, "last_sequence": 0, "next_file_number": 0}
+    for edit in edits:
+        families.update(edit.families)
+        for number in edit.removed:
+            tables.pop(number, None)
+        tables.update({meta.number: meta for meta in edit.added})
+        numbers.update({k: getattr(edit, k) for k in numbers if getattr(edit, k) is not None})
+    rows = [
+        {
+            "level": meta.level,
+            "number": meta.number,
+            "size": meta.size,
+            "entries": meta.entries,
+            "max_sequence": meta.max_sequence,
+            "smallest": meta.smallest,
+            "largest": meta.largest,
+        }
+        for meta in sorted(tables.values(), key=lambda meta: (meta.level, meta.number))
+    ]
+    payload = {"path": path, "edits": len(edits), "torn_at": torn_at, **numbers, "families": families, "tables": rows}
+
+    def human(p: dict[str, Any]) -> str:
+        columns = ["level", "table", "size", "entries", "smallest", "largest"]
+        shown = [
+            (r["level"], r["number"], r["size"], r["entries"], *(printable(r[k], limit=24) for k in columns[4:]))
+            for r in p["tables"]
+        ]
+        named = ", ".join(f"{family}={number}" for family, number in p["families"].items())
+        return f"{path}: {p['edits']} edits, last sequence {p['last_sequence']}\nfamilies: {named}\n" + table(
+            columns, shown
+        )
+
+    emit("manifest", payload, output, human)
