@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import grpc
 
@@ -117,9 +117,9 @@ class CoordinatorClient:
 
     def __init__(self, addresses: Sequence[str], *, timeout_s: float = 5.0, rng: random.Random | None = None) -> None:
         self._timeout_s = timeout_s
-        self._coordinators: Redirector[coordinator_pb2_grpc.CoordinatorAsyncStub] = Redirector(
+        self._coordinators: Redirector[Any] = Redirector(
             addresses,
-            coordinator_pb2_grpc.CoordinatorStub,  # type: ignore[arg-type]
+            coordinator_pb2_grpc.CoordinatorStub,
             "coordinator",
             timeout_s=timeout_s,
             rng=rng if rng is not None else random.Random(),
@@ -317,7 +317,7 @@ class CoordinatorClient:
         return answers
 
 
-async def _outcome(call: grpc.aio.UnaryUnaryCall) -> pb.StoreHeartbeatResponse | NoKVError:
+async def _outcome(call: Awaitable[pb.StoreHeartbeatResponse]) -> pb.StoreHeartbeatResponse | NoKVError:
     try:
         return await call
     except grpc.aio.AioRpcError as error:

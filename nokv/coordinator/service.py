@@ -29,7 +29,7 @@ from nokv.pb import coordinator_pb2_grpc
 __all__ = ["CoordinatorService"]
 
 SCAN_ROUTES_MAX = 10_000
-_FRESHNESS = {
+_FRESHNESS: dict[int, Freshness] = {
     pb.FRESHNESS_BEST_EFFORT: Freshness.BEST_EFFORT,
     pb.FRESHNESS_BOUNDED: Freshness.BOUNDED,
     pb.FRESHNESS_STRONG: Freshness.STRONG,
@@ -42,7 +42,7 @@ async def _abort(context: Context, error: NoKVError) -> NoReturn:
 
 
 def _freshness(value: int) -> Freshness:
-    found = _FRESHNESS.get(value)  # type: ignore[call-overload]
+    found = _FRESHNESS.get(value)
     if found is None:
         raise UsageError(f"unknown freshness {value}")
     return found

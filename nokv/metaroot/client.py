@@ -53,6 +53,7 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
 ATTEMPT_S_MAX = 1.5
 PAUSE_S_MIN = 0.01
 PAUSE_S_MAX = 0.25
+END_OF_STREAM: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -60,7 +61,8 @@ S = TypeVar("S")
 
 def error_from_rpc(error: grpc.aio.AioRpcError) -> NoKVError:
     """Our error, if the peer sent one; else what the status says."""
-    trailers: dict[str, Any] = dict(error.trailing_metadata() or ())
+    metadata: Any = error.trailing_metadata() or ()
+    trailers: dict[str, Any] = dict(metadata)
     code = trailers.get("nokv-error")
     details = error.details() or str(error.code())
     if code:
@@ -149,7 +151,7 @@ class Redirector(Generic[S]):
         return known[1]
 
     def pause_s(self, attempt: int) -> float:
-        return self._rng.uniform(0.5, 1.0) * min(PAUSE_S_MAX, PAUSE_S_MIN * 2 ** min(attempt, 8))
+        return self._rng.uniform(0.5, 1.0) * min(PAUSE_S_MAX, PAUSE_S_MIN * (1 << min(attempt, 8)))
 
     async def call(
         self, send: Callable[[S, float], Awaitable[T]], timeout_s: float | None = None, *, write: bool = False
@@ -192,7 +194,7 @@ class Redirector(Generic[S]):
         self._closed = True
         channels, self._channels = self._channels, {}
         for channel, _ in channels.values():
-            await channel.close()
+            await channel.close(None)
 
 
 class RootClient:
@@ -201,9 +203,9 @@ class RootClient:
     def __init__(self, addresses: Sequence[str], *, timeout_s: float = 5.0, rng: random.Random | None = None) -> None:
         self._timeout_s = timeout_s
         self._rng = rng if rng is not None else random.Random()
-        self._roots: Redirector[root_pb2_grpc.RootAsyncStub] = Redirector(
+        self._roots: Redirector[Any] = Redirector(
             addresses,
-            root_pb2_grpc.RootStub,  # type: ignore[arg-type]
+            root_pb2_grpc.RootStub,
             "meta-root",
             timeout_s=timeout_s,
             rng=self._rng,
@@ -282,7 +284,7 @@ class RootClient:
             try:
                 while True:
                     message = await asyncio.wait_for(call.read(), silence_s)
-                    if message is grpc.aio.EOF:
+                    if message is END_OF_STREAM:
                         break
                     last = token_from_pb(message.last)
                     if message.outcome == "advance":

@@ -107,7 +107,7 @@ class _Group:
         self._host.read_index(ROOT_GROUP_ID, context)
 
     def apply_conf_change(self, entry: Entry) -> None:
-        self._raw.apply_conf_change(decode_conf_change(entry))
+        self._raw.apply_conf_change(decode_conf_change(entry.kind, entry.data))
 
     def status(self) -> RaftStatus:
         return self._raw.status()
@@ -335,7 +335,7 @@ class RootServer:
 
 async def add_common_services(server: grpc.aio.Server, *names: str) -> None:
     """Health and reflection, as every NoKV server has them."""
-    servicer = health.aio.HealthServicer()
+    servicer: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     for name in ("", *names):
         await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)

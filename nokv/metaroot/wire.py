@@ -238,8 +238,8 @@ def _text(text: str, field: str) -> str:
     return text
 
 
-def token_to_pb(token: RootToken) -> root_pb2.RootToken:
-    return root_pb2.RootToken(term=token.term, index=token.index, revision=token.revision)
+def token_to_pb(token: RootToken) -> meta_pb2.RootToken:
+    return meta_pb2.RootToken(term=token.term, index=token.index, revision=token.revision)
 
 
 def token_from_pb(message: meta_pb2.RootToken) -> RootToken:

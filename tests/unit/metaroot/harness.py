@@ -1,0 +1,102 @@
+"""Real meta-roots and coordinators on loopback, in one process and one event loop; conditions with deadlines, no
+sleeps."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TypeVar
+
+from nokv.errors import NoKVError
+from nokv.metaroot.client import RootClient
+from nokv.metaroot.server import RootConfig, RootServer
+
+T = TypeVar("T")
+
+
+def free_addresses(count: int) -> list[str]:
+    """Loopback addresses that nobody listens on (held open together, so that they differ)."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+async def eventually(condition: Callable[[], Awaitable[T] | T], what: str, timeout_s: float = 15.0) -> T:
+    """Poll until `condition` is truthy; NoKVErrors on the way count as "not yet"."""
+    last: object = None
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                try:
+                    found = condition()
+                    if isinstance(found, Awaitable):
+                        found = await found
+                    if found:
+                        return found
+                    last = found
+                except NoKVError as error:
+                    last = error
+                await asyncio.sleep(0.01)  # the polling interval of a condition, not a guess about time
+    except TimeoutError:
+        raise AssertionError(f"never came true: {what}; last seen: {last!r}") from None
+
+
+class Roots:
+    """`count` meta-roots in `directory`. `kill` abandons one; `start` brings it back from its disk."""
+
+    def __init__(self, directory: Path, count: int, **options: object) -> None:
+        self.directory = directory
+        self.peers = dict(enumerate(free_addresses(count), start=1))
+        self.options: dict[str, object] = {"tick_interval_s": 0.02, "tail_heartbeat_s": 0.1, **options}
+        self.servers: dict[int, RootServer] = {}
+
+    async def __aenter__(self) -> Roots:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.close)
+            for node_id in self.peers:
+                await self.start(node_id)
+            stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        for node_id in list(self.servers):
+            await self.stop(node_id)
+
+    def config(self, node_id: int) -> RootConfig:
+        return RootConfig(
+            node_id=node_id,
+            address=self.peers[node_id],
+            workdir=str(self.directory / f"root-{node_id}"),
+            peers=self.peers,
+            **self.options,  # type: ignore[arg-type]
+        )
+
+    async def start(self, node_id: int) -> RootServer:
+        server = RootServer(self.config(node_id), seed=node_id)
+        await server.start()
+        self.servers[node_id] = server
+        return server
+
+    async def stop(self, node_id: int) -> None:
+        await self.servers.pop(node_id).stop()
+
+    async def leader(self) -> int:
+        def leading() -> int:
+            found = [i for i, s in self.servers.items() if s.node is not None and s.node.leads]
+            return found[0] if len(found) == 1 else 0
+
+        return await eventually(leading, "one meta-root leads")
+
+    def client(self, timeout_s: float = 10.0) -> RootClient:
+        return RootClient(list(self.peers.values()), timeout_s=timeout_s)
