@@ -51,7 +51,7 @@ def write_seed_catalog(db: DB, region: Region, store_id: int) -> None:
     present = meta.all_regions()
     if present and present != [region]:
         raise PreconditionFailed(f"{db.path} holds regions already: {[r.region_id for r in present]}")
-    state = ApplyState(RAFT_INIT_INDEX, RAFT_INIT_TERM, 0, True, _conf_state(region))
+    state = ApplyState(RAFT_INIT_INDEX, RAFT_INIT_TERM, 1, True, _conf_state(region))  # 1: before every commit
 
     def fill(batch: Any) -> None:
         meta.put_region(batch, region)

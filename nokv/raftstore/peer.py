@@ -446,7 +446,7 @@ class StorePeer(GroupCallbacks):
     def _apply_membership(
         self, entry: Entry, batch: WriteBatch, state: ApplyState, after: list[Callable[[], None]]
     ) -> None:
-        conf_change = decode_conf_change(entry)
+        conf_change = decode_conf_change(entry.kind, entry.data)
         change = decode_change(conf_change.context) if conf_change.context else None
         region = self.region
         if change is None or change.conf_version != region.epoch.conf_version:

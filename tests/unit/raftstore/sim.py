@@ -36,6 +36,7 @@ class SimStore:
         self.fatal: BaseException | None = None
         self.failpoints: dict[str, Exception] = {}
         self.alive = False
+        self.may_die = False
         self.options = StoreOptions()
 
     def start(self) -> None:
@@ -96,6 +97,8 @@ class SimStore:
 
     def _on_fatal(self, error: BaseException) -> None:
         self.fatal = error
+        if not self.may_die:
+            raise error
 
     def crash(self) -> None:
         """What was in memtables without a log record is gone; the WAL file has what was written to it."""
@@ -156,9 +159,7 @@ class Sim:
     def leader(self, region_id: int = 1) -> SimStore:
         def leading() -> list[SimStore]:
             return [
-                s
-                for s in self.stores.values()
-                if s.alive and s.hosts(region_id) and s.peer(region_id).serves_own_term
+                s for s in self.stores.values() if s.alive and s.hosts(region_id) and s.peer(region_id).serves_own_term
             ]
 
         self.loop.run_until(lambda: bool(leading()))
