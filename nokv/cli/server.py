@@ -181,7 +181,9 @@ async def _meta_root(
     "--lease-renew-before", "renew_s", type=click.FloatRange(0.01), default=3.0, show_default=True, help="Seconds."
 )
 @click.option("--id-start", type=POSITIVE, default=1, show_default=True, help="First id, unless the fence is higher.")
-@click.option("--ts-start", type=click.IntRange(0), default=0, help="First timestamp, unless the fence is higher.")
+@click.option(
+    "--ts-start", type=POSITIVE, default=1, show_default=True, help="First timestamp, unless the fence is higher."
+)
 @server_options
 def coordinator(
     addr: str,
@@ -223,21 +225,12 @@ async def _coordinator(
 ) -> None:
     from nokv.coordinator.server import CoordinatorConfig, CoordinatorServer
 
-    async with contextlib.AsyncExitStack() as stack:
-        if workdir is not None:
-            from nokv.cli.launcher import free_ports
-            from nokv.metaroot.server import RootConfig, RootServer
 
-            roots = {1: f"127.0.0.1:{free_ports(1)[0]}"}
-            root = RootServer(RootConfig(workdir=workdir, node_id=1, address=roots[1], peers=roots))
-            await root.start()
-            stack.push_async_callback(root.stop)
-        config = CoordinatorConfig(
-            coordinator_id=coordinator_id, address=addr, root_addresses=list(roots.values()), **options
-        )
-        await run_daemon(
-            CoordinatorServer(config), lambda: f"coordinator id={coordinator_id} addr={addr}", metrics_addr
-        )
+    config = CoordinatorConfig(
+        coordinator_id=coordinator_id, address=addr, root_peers=roots or None, workdir=workdir, **options
+    )
+    server = CoordinatorServer(config)
+    await run_daemon(server, lambda: f"coordinator id={coordinator_id} addr={addr}", metrics_addr)
 
 
 @click.command()

@@ -17,7 +17,7 @@ from typing import Any
 import nokv
 from nokv.engine.mode import PREPARING, SEEDED, STANDALONE, ModeRecord, check_transition, read_mode, write_mode
 from nokv.env.files import OsFiles
-from nokv.env.ports import Files
+from nokv.env.ports import Executor, Files
 from nokv.errors import Corruption, ModeError, PreconditionFailed
 from nokv.migrate.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from nokv.migrate.failpoints import NO_FAILPOINTS, Failpoints
@@ -53,6 +53,7 @@ def init(
     region_id: int | None = None,
     peer_id: int | None = None,
     files: Files | None = None,
+    executor: Executor | None = None,
     failpoints: Failpoints = NO_FAILPOINTS,
     say: Callable[[str], None] = lambda _line: None,
 ) -> InitResult:
@@ -73,7 +74,9 @@ def init(
             mode=found.mode,
             hint=f"nokv migrate status --workdir {workdir}",
         )
-    with nokv.open(workdir, create=False, mode=found.mode, wal_retainers=("raft",), files=files) as db:
+    with nokv.open(
+        workdir, create=False, mode=found.mode, wal_retainers=("raft",), files=files, executor=executor
+    ) as db:
         if read_mode(workdir, files) != found:
             raise PreconditionFailed(f"another process changed the mode of {workdir}", hint="run the command again")
         if found.mode != SEEDED:
@@ -152,7 +155,9 @@ def _promote(
         ("seeded-finalized", write_seeded),
     )
     for milestone, step in steps:
-        if checkpoint.reached(milestone):
+        if checkpoint.reached(milestone) and not (
+            milestone == "seed-snapshot-exported" and not _intact(workdir, files)
+        ):
             say(f"{milestone} (done before)")
             continue
         failpoints.hit(f"before-{milestone}")
@@ -162,6 +167,17 @@ def _promote(
         say(milestone)
         if milestone != "seeded-finalized":
             failpoints.hit(milestone)
+
+
+def _intact(workdir: str, files: Files) -> bool:
+    """Is the seed snapshot of an earlier, interrupted run still whole? If not it is exported again."""
+    try:
+        manifest = load_seed(workdir, files)
+        if manifest is not None:
+            verify_seed(workdir, manifest, files)
+    except Corruption:
+        return False
+    return manifest is not None
 
 
 def validate(db: Any, workdir: str, record: ModeRecord, files: Files) -> int:
@@ -181,7 +197,7 @@ def validate(db: Any, workdir: str, record: ModeRecord, files: Files) -> int:
     if (manifest.region_id, manifest.peer_id) != (record.region_id, record.peer_id):
         raise PreconditionFailed(
             f"the seed snapshot disagrees: it is of region {manifest.region_id}, peer {manifest.peer_id}",
-            hint=f"remove {workdir}/{SEED_DIRECTORY} and run init again",
+            hint="do not serve this directory",
         )
     verify_seed(workdir, manifest, files)
     bootstrap.check_raft_seed(db, expected)

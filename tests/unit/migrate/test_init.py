@@ -14,7 +14,7 @@ import nokv
 from nokv.cli.main import run
 from nokv.engine.mode import read_mode
 from nokv.env.files import OsFiles
-from nokv.env.ports import Files
+from nokv.env.ports import Executor, Files
 from nokv.errors import Corruption, ModeError, NoKVError, PreconditionFailed
 from nokv.migrate.checkpoint import MILESTONES
 from nokv.migrate.failpoints import FailpointHit, parse_failpoints
@@ -22,13 +22,14 @@ from nokv.migrate.init import init
 from nokv.migrate.inspect import open_for_reading
 from nokv.migrate.seed import SEED_DIRECTORY, SEED_MANIFEST
 from nokv.migrate.status import report, status
+from nokv.testing.executor import StepExecutor
 from nokv.testing.files import CRASH_MODES, CrashFiles, CrashPoint, FaultFiles
 
 DATA = [(b"key %03d" % n, b"value %d" % n * 3) for n in range(120)]
 
 
-def fill(workdir: str, files: Files) -> None:
-    with nokv.open(workdir, files=files) as db:
+def fill(workdir: str, files: Files, executor: Executor | None = None) -> None:
+    with nokv.open(workdir, files=files, executor=executor) as db:
         db.put_many(DATA[:80])
         db.flush()
         db.put_many(DATA[80:], sync=True)
@@ -129,12 +130,12 @@ def test_kill_at_every_milestone(workdir: str, milestone: str) -> None:  # MIG-1
 
 
 def promote_in_memory(files: CrashFiles | FaultFiles) -> None:
-    init("db", store_id=1, region_id=1, peer_id=101, files=files)
+    init("db", store_id=1, region_id=1, peer_id=101, files=files, executor=StepExecutor(inline=True))
 
 
 def test_a_crash_at_every_disk_operation() -> None:  # MIG-02, MIG-19
     base = CrashFiles(seed=1)
-    fill("db", base)
+    fill("db", base, StepExecutor(inline=True))
     clean = base.crash_clone("keep", seed=0)
     begin = clean.operation_count
     promote_in_memory(clean)
@@ -154,7 +155,7 @@ def test_a_crash_at_every_disk_operation() -> None:  # MIG-02, MIG-19
             now = read_mode("db", found).mode
             modes[now] += 1
             if now == "standalone":
-                with nokv.open("db", files=found, create=False) as db:
+                with nokv.open("db", files=found, create=False, executor=StepExecutor(inline=True)) as db:
                     assert list(db.scan()) == DATA, where
             else:
                 with pytest.raises(ModeError):
