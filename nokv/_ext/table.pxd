@@ -50,8 +50,7 @@ cdef uint64_t filter_hash(const uint8_t* p, size_t n) noexcept nogil
 
 cdef class Table:
     cdef TableData t
-    cdef Py_buffer view
-    cdef bint has_view
+    cdef Py_buffer* view                # not a member by value: the collector must not see through it (see table.pyx)
     cdef readonly str path
     cdef readonly object meta           # manifest.edit.FileMeta, or None
     cdef readonly dict properties

@@ -510,8 +510,12 @@ cdef class Table:
         self.t.error_offset = -1
 
     def __init__(self, buffer, str path not None, BlockCache cache not None, *, meta=None, global_sequence=None):
-        PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE)
-        self.has_view = True
+        # The collector clears memoryviews that are part of a garbage cycle even while somebody has their buffer. Memory that it
+        # does not know counts as a reference from outside, so the buffer stays whole until __dealloc__ gives it back.
+        self.view = <Py_buffer*>calloc(1, sizeof(Py_buffer))
+        if self.view == NULL:
+            raise MemoryError
+        PyObject_GetBuffer(buffer, self.view, PyBUF_SIMPLE)
         self.path = path
         self.cache = cache
         self.meta = meta
@@ -531,8 +535,9 @@ cdef class Table:
             cache_forget(self.t.cache, self.t.cache_id)
         free(self.t.index)
         free(self.t.verified)
-        if self.has_view:
-            PyBuffer_Release(&self.view)
+        if self.view != NULL:
+            PyBuffer_Release(self.view)     # nothing, if taking it failed
+            free(self.view)
 
     cdef _damaged(self, uint64_t offset, str reason, expected=None, found=None):
         return Corruption(reason, path=self.path, offset=offset, expected=expected, found=found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import struct
 from collections.abc import Callable
@@ -460,3 +461,28 @@ def test_a_failing_file_stops_the_build() -> None:
     builder = TableBuilder(Full())
     with pytest.raises(OSError, match="no space left"):
         builder.fill(cursor, VersionFilter(), 1 << 40)
+
+
+def test_the_collector_may_take_everything_at_once() -> None:
+    """Tables, versions, cursors and their buffers in one garbage cycle, in whatever order the collector clears it."""
+    data = build(SAMPLE, "zstd")
+    for _ in range(5):
+        cycle: list[object] = []
+        table = Table(memoryview(data), "t.sst", BlockCache())
+        version = Version([[table], [Table(memoryview(bytearray(data)), "u.sst", BlockCache())]])
+        cursor = version.cursor()
+        cursor.seek(SAMPLE[9][0] + bytes(8))
+        other = merge([table.cursor(), version.cursor()])
+        other.seek_last()
+        cycle += [cycle, other, table, memoryview(data), cursor, version]
+        try:
+            raise Corruption("with a traceback", path="t.sst")
+        except Corruption as error:
+            cycle.append(error)
+        del cycle, table, version, cursor, other
+        gc.collect()
+
+
+def test_an_object_without_a_buffer() -> None:
+    with pytest.raises(TypeError):
+        Table("text", "t.sst", BlockCache())  # type: ignore[arg-type]
