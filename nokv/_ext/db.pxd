@@ -23,7 +23,8 @@ cdef class Core:
     cdef public uint64_t write_buffer_bytes
     cdef public int family_count        # ids 0 .. family_count - 1 exist
     cdef readonly uint64_t newest_snapshot
-    cdef list _snapshots                # live sequences, rising, one item per holder
+    cdef uint64_t* live                 # sequences that are held, rising, one item per holder
+    cdef Py_ssize_t live_count, live_capacity
     cdef readonly uint64_t puts, deletes, gets, hits, scans, batches, written_bytes
     cdef object __weakref__
     cdef int check_open(self) except -1
@@ -34,6 +35,6 @@ cdef class Core:
     cdef int write_payload(self, WriteBatch batch, bint log) except -1
     cdef int after_log(self, object sync) except -1
     cdef int hold(self, uint64_t sequence) except -1
-    cdef int let_go(self, uint64_t sequence) except -1
+    cdef void let_go(self, uint64_t sequence) noexcept
     cdef Cursor* open_cursor(self, View view) except NULL
     cdef object new_scan(self, uint8_t family, uint64_t sequence, start, end, prefix, bint reverse, limit, bint keys, bint values)

@@ -8,8 +8,7 @@ Threads: any. A write keeps the GIL from its check for room to its publication a
 no lock of their own. Reads take one reference to the current View and work on it.
 """
 
-from bisect import bisect_left
-
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
@@ -58,6 +57,7 @@ cdef enum:
 SEQUENCE_MAX = (1 << 56) - 1
 
 
+@cython.no_gc_clear          # what a cursor points into must outlive it, also when a cycle is collected
 cdef class View:
     def __init__(self, MemTable mem not None, tuple immutables not None, Version version not None):
         self.mem = mem
@@ -92,12 +92,17 @@ cdef inline object _result(View view, int found, int kind, Slice* value, CachedB
     return result
 
 
+@cython.no_gc_clear          # what a cursor points into must outlive it, also when a cycle is collected
 cdef class Core:
     def __cinit__(self, *args, **kwargs):
-        self._snapshots = []
+        self.live = NULL
+        self.live_count = self.live_capacity = 0
         self.state = STATE_CLOSED
         self.ready = False
         self.family_count = 1
+
+    def __dealloc__(self):
+        free(self.live)
 
     # -- what the Python subclass does --------------------------------------------------------------------------------
     def _make_room(self, size):
@@ -378,22 +383,41 @@ cdef class Core:
         return OwnedCursor.make(mem.cursor(), mem)
 
     # -- snapshots ----------------------------------------------------------------------------------------------------
+    # A C array and not a list: the collector empties the lists of a garbage cycle before its last members let go.
     cdef int hold(self, uint64_t sequence) except -1:
-        if self._snapshots and <object>self._snapshots[len(self._snapshots) - 1] > sequence:
-            self._snapshots.insert(bisect_left(self._snapshots, sequence), sequence)
-        else:
-            self._snapshots.append(sequence)
-            self.newest_snapshot = sequence
+        """What a reader at `sequence` sees stays until let_go."""
+        cdef Py_ssize_t i = self.live_count
+        cdef uint64_t* fresh
+        if i == self.live_capacity:
+            fresh = <uint64_t*>realloc(self.live, sizeof(uint64_t) * (i * 2 + 8))
+            if fresh == NULL:
+                raise MemoryError()
+            self.live = fresh
+            self.live_capacity = i * 2 + 8
+        while i > 0 and self.live[i - 1] > sequence:
+            self.live[i] = self.live[i - 1]
+            i -= 1
+        self.live[i] = sequence
+        self.live_count += 1
+        self.newest_snapshot = self.live[self.live_count - 1]
         return 0
 
-    cdef int let_go(self, uint64_t sequence) except -1:
-        del self._snapshots[bisect_left(self._snapshots, sequence)]
-        self.newest_snapshot = self._snapshots[len(self._snapshots) - 1] if self._snapshots else 0
-        return 0
+    cdef void let_go(self, uint64_t sequence) noexcept:
+        cdef Py_ssize_t i = self.live_count - 1
+        while i >= 0 and self.live[i] != sequence:
+            i -= 1
+        if i < 0:
+            return
+        self.live_count -= 1
+        while i < self.live_count:
+            self.live[i] = self.live[i + 1]
+            i += 1
+        self.newest_snapshot = self.live[self.live_count - 1] if self.live_count else 0
 
     def snapshot_sequences(self):
         """Sequences that live snapshots and scans read at, rising."""
-        return list(self._snapshots)
+        cdef Py_ssize_t i
+        return [self.live[i] for i in range(self.live_count)]
 
     def snapshot(self):
         """A read view of this moment. Close it (or use `with`): it keeps superseded versions alive."""
@@ -516,6 +540,7 @@ cdef int _insert(MemTable mem, const uint8_t* data, size_t size, uint64_t newest
     return 1 if left(&r) == 0 else 0
 
 
+@cython.no_gc_clear          # what a cursor points into must outlive it, also when a cycle is collected
 cdef class Scan:
     """Iterator of a scan: C loops fill a list, `next` takes from it. Holds everything it walks; one thread at a time."""
 
@@ -750,6 +775,7 @@ cdef class Scan:
         return 0
 
 
+@cython.no_gc_clear          # what a cursor points into must outlive it, also when a cycle is collected
 cdef class Snapshot:
     """A consistent read view; `with` closes it. Reads of a closed one raise Closed."""
 
