@@ -321,10 +321,10 @@ class DB(Core, MutableMapping[bytes, bytes]):
             pass
 
     def compact(self) -> None:
-        """Flush, then run compaction until the picker has nothing left to do."""
+        """Flush, then merge all tables into one level, compressed, without superseded versions and deletes."""
         self.flush()
         with self._compaction_mutex:
-            while self._versions.maybe_compact(self.snapshot_sequences()):
+            if self._versions.compact_all(self.snapshot_sequences()):
                 self._install_version()
 
     def on_flush(self, callback: Callable[[], None]) -> None:
@@ -376,15 +376,19 @@ class DB(Core, MutableMapping[bytes, bytes]):
         ranges: Sequence[tuple[str, bytes | None, bytes | None]],
         *,
         snapshot: Snapshot | None = None,
+        tombstones: bool = False,
     ) -> list[ExportedFile]:
         """What `snapshot` (or this moment) sees of these (family, start, end) ranges, as external tables in
-        `directory`."""
+        `directory`. With `tombstones`: tables that delete these keys instead, to be ingested before what replaces
+        them."""
         self._check_open()
         with contextlib.ExitStack() as stack:
             if snapshot is None:
                 snapshot = stack.enter_context(self.snapshot())
             self.flush()
-            return self._versions.export(directory, ranges, snapshot.sequence, version=self.view.version)
+            return self._versions.export(
+                directory, ranges, snapshot.sequence, version=self.view.version, tombstones=tombstones
+            )
 
     def link_tables(self, directory: str) -> list[ExportedFile]:
         """Flush, then hard-link every live SST into `directory`. Nothing is copied."""
