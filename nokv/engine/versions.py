@@ -1,8 +1,9 @@
 """VersionSet: which tables make up the directory now, and every step that changes that.
 
 Thread rules: `current` may be read by any thread at any time (it is replaced, never changed). Changes go through
-`apply`, which takes the one lock here; flush and compaction are steps of one executor and never run at the same time as
-each other, ingest and new families may come from any thread meanwhile (they only add).
+`apply`, which takes the one lock here. One flush and one compaction may run at the same time, and ingest and new
+families may come from any thread meanwhile: all of these only add to level 0, and a running compaction removes nothing
+but its own inputs.
 
 A table's file is removed once the edit that dropped it is durable and no Version, cursor or reader holds the table any
 more. After a failed write or sync of the manifest nothing is applied any more (ReadOnly): nobody knows what the disk
@@ -123,11 +124,24 @@ class VersionSet:
             raise Corruption(
                 f"CURRENT is missing, but {(manifests or tables)[0]} is there", path=join(self.path, CURRENT)
             )
+        unfinished = join(self.path, manifest_name(1))
+        if manifest_name(1) in names and self._was_used(unfinished):
+            raise Corruption("CURRENT is missing, but its manifest is there", path=join(self.path, CURRENT))
         if not create or self.read_only:
             raise NotFound(f"{self.path}: there is no database here", hint="create it by opening it with create=True")
+        if manifest_name(1) in names:
+            self.files.remove(unfinished)
         with self._lock:
             self._roll()
         return True
+
+    def _was_used(self, path: str) -> bool:
+        """Was the first manifest ever named by a durable CURRENT? A second edit is only written after that."""
+        try:
+            edits, torn = read_manifest(self.files.read_file(path), path, 1)
+        except Corruption:
+            return False  # a creation that a crash cut short
+        return len(edits) > 1 or torn is not None
 
     def _fold(self, edit: VersionEdit, metas: dict[int, FileMeta], path: str) -> None:
         for number in edit.removed:

@@ -161,6 +161,8 @@ def write_current(files: Files, directory: str, path: str, name: str) -> None:
     """Atomic; durable when it returns."""
     text = f"nokv {FORMAT_VERSION} {name}".encode()
     temporary = path + ".tmp"
+    if files.exists(temporary):  # of a roll-over that a crash cut short
+        files.remove(temporary)
     file = files.create(temporary)
     try:
         file.write(text + b" crc32c %08x\n" % crc32c(text))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,9 +18,26 @@ from nokv.engine.manifest.edit import VersionEdit
 from nokv.engine.sst.external import write_external
 from nokv.engine.sst.options import LsmOptions
 from nokv.engine.versions import VersionSet
-from nokv.env.ports import Buffer, Files
+from nokv.env.files import OsFiles
+from nokv.env.ports import Buffer, Files, WritableFile
 from nokv.errors import Corruption, NotFound, PreconditionFailed, ReadOnly, UsageError
-from nokv.testing.files import CRASH_MODES, CrashFiles, CrashPoint
+from nokv.testing.files import CRASH_MODES, CrashFiles, CrashMode, CrashPoint
+
+
+class StrictFiles(CrashFiles):
+    """`create` refuses a name that exists, as the real one does; so does every clone."""
+
+    def create(self, path: str) -> WritableFile:
+        if self.exists(path):
+            raise FileExistsError(17, "File exists", path)
+        return super().create(path)
+
+    def crash_clone(self, mode: CrashMode = "drop", *, seed: int | None = None) -> StrictFiles:
+        clone = super().crash_clone(mode, seed=seed)
+        clone.__class__ = StrictFiles
+        assert isinstance(clone, StrictFiles)
+        return clone
+
 
 SMALL = LsmOptions(
     block_bytes=128, compressed_block_bytes=256, table_bytes=2048, level_base_bytes=8192, l0_files_trigger=3
@@ -238,6 +254,17 @@ def test_missing_current_is_not_a_new_database() -> None:
         VersionSet("db", versions.files, SMALL).recover()
 
 
+def test_a_lost_current_is_told_from_an_unfinished_creation() -> None:
+    versions = fresh()
+    versions.files.remove("db/CURRENT")
+    assert VersionSet("db", versions.files, SMALL).recover() is True  # nothing was ever written under it
+    versions = fresh()
+    versions.add_family("mine")
+    versions.files.remove("db/CURRENT")
+    with pytest.raises(Corruption, match="CURRENT is missing"):
+        VersionSet("db", versions.files, SMALL).recover()
+
+
 # -- crashes ----------------------------------------------------------------------------------------------------------
 def workload(files: CrashFiles, acknowledged: list[int]) -> None:
     """Flushes with overwrites, compactions and manifest rolls. `acknowledged` gets each round whose edit was
@@ -258,13 +285,13 @@ def model(rounds: int) -> dict[bytes, bytes]:
 
 
 def test_crash_at_every_operation() -> None:  # R2: flush, compaction, manifest roll
-    files = CrashFiles()
+    files = StrictFiles()
     files.makedirs("db")
     workload(files, [])
     total = files.operation_count
     assert total > 80
     for k in range(2, total + 1):
-        files = CrashFiles(seed=k, crash_at=k)
+        files = StrictFiles(seed=k, crash_at=k)
         files.makedirs("db")
         acknowledged: list[int] = []
         with pytest.raises(CrashPoint):
@@ -413,45 +440,8 @@ def test_reversed_and_overlapping_ranges(donor: VersionSet) -> None:
         donor.export("out", [("nobody", None, None)], 400)
 
 
-class RealFiles:
-    """Just enough of the file port over the real file system for the inode test."""
-
-    def __getattr__(self, name: str) -> object:
-        raise AttributeError(name)
-
-    def create(self, path: str) -> MemoryFile:
-        class File(MemoryFile):
-            def sync(self) -> None:
-                Path(path).write_bytes(self.data)
-
-        Path(path).write_bytes(b"")
-        return File()
-
-    def map_file(self, path: str) -> bytes:
-        return Path(path).read_bytes()
-
-    read_file = map_file
-
-    def listdir(self, path: str) -> list[str]:
-        return os.listdir(path)
-
-    def makedirs(self, path: str) -> None:
-        os.makedirs(path, exist_ok=True)
-
-    def rename(self, a: str, b: str) -> None:
-        os.rename(a, b)
-
-    def remove(self, path: str) -> None:
-        os.remove(path)
-
-    def link(self, a: str, b: str) -> None:
-        os.link(a, b)
-
-    def sync_dir(self, path: str) -> None: ...
-
-
 def test_linked_tables_are_the_same_inodes(tmp_path: Path) -> None:  # ENG-10
-    files: Files = RealFiles()  # type: ignore[assignment]
+    files = OsFiles()
     versions = VersionSet(str(tmp_path), files, SMALL)
     versions.recover()
     for r in range(3):
