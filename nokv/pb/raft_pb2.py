@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12nokv/pb/raft.proto\x12\x07nokv.v1\"/\n\tRaftBatch\x12\x11\n\tfrom_node\x18\x01 \x01(\x04\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"\x0e\n\x0cRaftBatchAck\"~\n\x0eSnapshotHeader\x12\x10\n\x08group_id\x18\x01 \x01(\x04\x12\x11\n\tfrom_peer\x18\x02 \x01(\x04\x12\x0f\n\x07to_peer\x18\x03 \x01(\x04\x12\x0f\n\x07message\x18\x04 \x01(\x0c\x12\x10\n\x08manifest\x18\x05 \x01(\x0c\x12\x13\n\x0btotal_bytes\x18\x06 \x01(\x04\"d\n\rSnapshotChunk\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.nokv.v1.SnapshotHeader\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x04 \x01(\x07\"/\n\x0bSnapshotAck\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t2\x87\x01\n\rRaftTransport\x12\x33\n\x04Step\x12\x12.nokv.v1.RaftBatch\x1a\x15.nokv.v1.RaftBatchAck(\x01\x12\x41\n\x0fInstallSnapshot\x12\x16.nokv.v1.SnapshotChunk\x1a\x14.nokv.v1.SnapshotAck(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12nokv/pb/raft.proto\x12\x07nokv.v1\"@\n\tRaftBatch\x12\x11\n\tfrom_node\x18\x01 \x01(\x04\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x0f\n\x07to_node\x18\x03 \x01(\x04\"\x0e\n\x0cRaftBatchAck\"~\n\x0eSnapshotHeader\x12\x10\n\x08group_id\x18\x01 \x01(\x04\x12\x11\n\tfrom_node\x18\x02 \x01(\x04\x12\x0f\n\x07to_node\x18\x03 \x01(\x04\x12\x0f\n\x07message\x18\x04 \x01(\x0c\x12\x10\n\x08manifest\x18\x05 \x01(\x0c\x12\x13\n\x0btotal_bytes\x18\x06 \x01(\x04\"d\n\rSnapshotChunk\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.nokv.v1.SnapshotHeader\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x04 \x01(\x07\"/\n\x0bSnapshotAck\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t2\x89\x01\n\rRaftTransport\x12\x33\n\x04Step\x12\x12.nokv.v1.RaftBatch\x1a\x15.nokv.v1.RaftBatchAck(\x01\x12\x43\n\x0fInstallSnapshot\x12\x16.nokv.v1.SnapshotChunk\x1a\x14.nokv.v1.SnapshotAck(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,15 +32,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'nokv.pb.raft_pb2', _globals
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RAFTBATCH']._serialized_start=31
-  _globals['_RAFTBATCH']._serialized_end=78
-  _globals['_RAFTBATCHACK']._serialized_start=80
-  _globals['_RAFTBATCHACK']._serialized_end=94
-  _globals['_SNAPSHOTHEADER']._serialized_start=96
-  _globals['_SNAPSHOTHEADER']._serialized_end=222
-  _globals['_SNAPSHOTCHUNK']._serialized_start=224
-  _globals['_SNAPSHOTCHUNK']._serialized_end=324
-  _globals['_SNAPSHOTACK']._serialized_start=326
-  _globals['_SNAPSHOTACK']._serialized_end=373
-  _globals['_RAFTTRANSPORT']._serialized_start=376
-  _globals['_RAFTTRANSPORT']._serialized_end=511
+  _globals['_RAFTBATCH']._serialized_end=95
+  _globals['_RAFTBATCHACK']._serialized_start=97
+  _globals['_RAFTBATCHACK']._serialized_end=111
+  _globals['_SNAPSHOTHEADER']._serialized_start=113
+  _globals['_SNAPSHOTHEADER']._serialized_end=239
+  _globals['_SNAPSHOTCHUNK']._serialized_start=241
+  _globals['_SNAPSHOTCHUNK']._serialized_end=341
+  _globals['_SNAPSHOTACK']._serialized_start=343
+  _globals['_SNAPSHOTACK']._serialized_end=390
+  _globals['_RAFTTRANSPORT']._serialized_start=393
+  _globals['_RAFTTRANSPORT']._serialized_end=530
 # @@protoc_insertion_point(module_scope)

@@ -39,7 +39,7 @@ class RaftTransportStub(object):
                 request_serializer=nokv_dot_pb_dot_raft__pb2.RaftBatch.SerializeToString,
                 response_deserializer=nokv_dot_pb_dot_raft__pb2.RaftBatchAck.FromString,
                 _registered_method=True)
-        self.InstallSnapshot = channel.stream_unary(
+        self.InstallSnapshot = channel.stream_stream(
                 '/nokv.v1.RaftTransport/InstallSnapshot',
                 request_serializer=nokv_dot_pb_dot_raft__pb2.SnapshotChunk.SerializeToString,
                 response_deserializer=nokv_dot_pb_dot_raft__pb2.SnapshotAck.FromString,
@@ -56,7 +56,8 @@ class RaftTransportServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def InstallSnapshot(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Two answers: to the header (whether to go on), and at the end (everything is staged). A refusal ends the call.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -69,7 +70,7 @@ def add_RaftTransportServicer_to_server(servicer, server):
                     request_deserializer=nokv_dot_pb_dot_raft__pb2.RaftBatch.FromString,
                     response_serializer=nokv_dot_pb_dot_raft__pb2.RaftBatchAck.SerializeToString,
             ),
-            'InstallSnapshot': grpc.stream_unary_rpc_method_handler(
+            'InstallSnapshot': grpc.stream_stream_rpc_method_handler(
                     servicer.InstallSnapshot,
                     request_deserializer=nokv_dot_pb_dot_raft__pb2.SnapshotChunk.FromString,
                     response_serializer=nokv_dot_pb_dot_raft__pb2.SnapshotAck.SerializeToString,
@@ -123,7 +124,7 @@ class RaftTransport(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.stream_unary(
+        return grpc.experimental.stream_stream(
             request_iterator,
             target,
             '/nokv.v1.RaftTransport/InstallSnapshot',
