@@ -12,6 +12,7 @@ import click
 from nokv.cli.launcher import LocalCluster
 from nokv.cli.main import LazyGroup
 from nokv.cli.output import emit, note, output_option, printable, table
+from nokv.cli.processes import sigterm_is_interrupt
 from nokv.errors import NoKVError, UsageError
 
 __all__ = ["cluster", "cluster_status", "status_text"]
@@ -57,6 +58,7 @@ def up(
 
     Without --seed, store-1 begins as one empty region over the whole key space and is expanded to --replicas.
     """
+    sigterm_is_interrupt()
     if (Path(directory) / "cluster.json").exists():
         found = LocalCluster.load(directory)
         with found.locked():

@@ -25,7 +25,8 @@ import nokv
 from nokv.cli.demo_data import Counts, default_source, read_entries
 from nokv.cli.main import run_command
 from nokv.cli.output import note
-from nokv.cli.run import MigrationRun, Summary, find_leader_soon
+from nokv.cli.processes import sigterm_is_interrupt
+from nokv.cli.run import ContentDigest, MigrationRun, Summary, find_leader_soon
 from nokv.errors import Indeterminate, NoKVError, PreconditionFailed
 from nokv.migrate.rollout import Waiter
 
@@ -200,6 +201,7 @@ def demo(source: Path, base: Path, artifacts: Path, *, keep: bool) -> int:
     try:
         with summary.stage("load", f"fill a standalone directory from {source}") as details:
             details.update(load(source, workdir, ledger))
+            summary.facts["source"] = details.pop("source")
             for name, value in details.items():
                 note(f"    {name.replace('_', ' '):<18} {value}")
         promoted = sorted(ledger.expected)
@@ -257,11 +259,14 @@ def _kill_and_restart(job: MigrationRun, writer: Writer, details: dict[str, Any]
 
 
 def _verify_client(job: MigrationRun, ledger: Ledger, details: dict[str, Any]) -> None:
+    """Every entry against the ledger, and all of them together against the replicas' digests."""
+    seen = ContentDigest()
     client = nokv.connect(job.running.coordinator_addresses, timeout_s=30.0)
     try:
-        keys, size = verify_entries(ledger, client.scan())
+        keys, size = verify_entries(ledger, seen.through(client.scan()))
     finally:
         client.close()
+    job.check_client_digest(seen)
     details.update(keys=keys, bytes=size, unresolved=len(ledger.unknown))
 
 
@@ -272,6 +277,7 @@ def _verify_client(job: MigrationRun, ledger: Ledger, details: dict[str, Any]) -
 @click.option("--keep", is_flag=True, envvar="KEEP", help="Leave the cluster running.")
 def main(data: str | None, directory: str, artifacts: str, keep: bool) -> int:
     """The main job end to end: fill a directory, promote it, replicate it, break it, check it."""
+    sigterm_is_interrupt()
     base = Path(directory).absolute()
     _clear(base)
     source = Path(data) if data else default_source()

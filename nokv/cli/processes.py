@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-__all__ = ["identify", "is_alive", "send_signal", "wait_gone"]
+__all__ = ["identify", "is_alive", "send_signal", "sigterm_is_interrupt", "wait_gone"]
 
 POLL_S = 0.02
 
@@ -80,3 +80,12 @@ def wait_gone(pid: int, identity: str, timeout_s: float) -> bool:
         if time.monotonic() >= deadline:
             return False
         time.sleep(POLL_S)
+
+
+def sigterm_is_interrupt() -> None:
+    """SIGTERM unwinds like Ctrl-C, so that what was started is stopped."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)

@@ -18,14 +18,16 @@ from typing import Any
 
 import click
 
+from nokv._ext.mvcc import pack_pairs_for_digest
 from nokv.cli.cluster import wait_for_signal
 from nokv.cli.launcher import LocalCluster
 from nokv.cli.output import SCHEMA_VERSION, note, output_option, table
+from nokv.cli.processes import sigterm_is_interrupt
 from nokv.errors import InvariantError, PreconditionFailed
 from nokv.migrate.client import AdminClient
 from nokv.migrate.rollout import RolloutLog, Target, Waiter, find_leader
 
-__all__ = ["MigrationRun", "Summary", "content_digest", "run"]
+__all__ = ["ContentDigest", "MigrationRun", "Summary", "run"]
 
 REGION = 1
 STORE = 1
@@ -85,13 +87,16 @@ class Summary:
         rows = []
         for stage in self.stages:
             scalars = {k: v for k, v in stage["details"].items() if isinstance(v, str | int | float)}
-            details = ", ".join(f"{k} {v}" for k, v in scalars.items())
+            details = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in scalars.items())
             rows.append((stage["name"], "ok" if stage["ok"] else "FAILED", f"{stage['duration_s']:.2f}", details))
         lines.append(table(["stage", "result", "seconds", "details"], rows))
         digests = self.facts.get("digests", {})
         if digests:
-            rows = [(n, d["digest"], d["keys"], d["bytes"], d["applied_index"]) for n, d in digests.items()]
-            lines += ["", table(["replica", "digest", "keys", "bytes", "applied"], rows)]
+            shown = [(n, d["digest"], d["keys"], d["bytes"], d["applied_index"]) for n, d in digests.items()]
+            lines += ["", table(["replica", "digest", "keys", "bytes", "applied"], shown)]
+        for name in ("digest_before", "client_digest"):
+            if name in self.facts:
+                lines.append(f"{name.replace('_', ' ')}: {self.facts[name]}")
         for name in ("membership_before", "membership_after"):
             if name in self.facts:
                 members = ", ".join(f"{m['store_id']}:{m['peer_id']} {m['role']}" for m in self.facts[name])
@@ -108,17 +113,33 @@ class Summary:
             temporary.replace(self.artifacts / name)
 
 
-def content_digest(entries: Iterable[tuple[bytes, bytes]]) -> tuple[str, int, int]:
-    """(digest, keys, bytes of keys and values) of entries in key order: what must not change through a promotion."""
-    digest = hashlib.blake2b(digest_size=16)
-    keys = size = 0
-    for key, value in entries:
-        digest.update(len(key).to_bytes(4, "little") + len(value).to_bytes(4, "little"))
-        digest.update(key)
-        digest.update(value)
-        keys += 1
-        size += len(key) + len(value)
-    return digest.hexdigest(), keys, size
+class ContentDigest:
+    """The digest of docs/formats/region_digest.md over entries as a client or an open directory shows them.
+
+    So the same value comes out of the directory before the promotion, of each replica's store, and of the client.
+    """
+
+    def __init__(self) -> None:
+        self._state = hashlib.sha256()
+        self.keys = 0
+        self.bytes = 0
+
+    def through(self, entries: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        """The same entries, each taken into the digest as it passes."""
+        for key, value in entries:
+            self._state.update(pack_pairs_for_digest([(key, value)]))
+            self.keys += 1
+            self.bytes += len(key) + len(value)
+            yield key, value
+
+    def add_all(self, entries: Iterable[tuple[bytes, bytes]]) -> ContentDigest:
+        for _ in self.through(entries):
+            pass
+        return self
+
+    @property
+    def digest(self) -> str:
+        return f"sha256:{self._state.hexdigest()}"
 
 
 class MigrationRun:
@@ -242,6 +263,15 @@ class MigrationRun:
             raise PreconditionFailed(f"replicas differ: { {n: d['digest'] for n, d in found.items()} }")
         return found
 
+    def check_client_digest(self, seen: ContentDigest) -> None:
+        """What the client reads is what every replica holds."""
+        self.summary.facts["client_digest"] = seen.digest
+        for name, found in self.summary.facts["digests"].items():
+            if found["digest"] != seen.digest:
+                raise PreconditionFailed(
+                    f"{name} holds {found['keys']} keys, the client reads {seen.keys}: they differ"
+                )
+
     def stop(self) -> None:
         if self.cluster is not None:
             with self.summary.stage("stop", "stop everything that was started") as details:
@@ -290,6 +320,7 @@ def run(
     output: str,
 ) -> int:
     """Promote a directory and grow it into a replicated cluster on this machine; prints and writes a summary."""
+    sigterm_is_interrupt()
     path = Path(workdir).absolute()
     cluster_dir = Path(directory).absolute() if directory else path.with_name(path.name + ".cluster")
     summary = Summary("nokv migrate run", Path(artifacts))
@@ -322,7 +353,7 @@ def run(
     return 0 if summary.ok else 1
 
 
-def _promote(job: MigrationRun) -> tuple[str, int, int] | None:
+def _promote(job: MigrationRun) -> ContentDigest | None:
     """plan and init; the content's digest before, unless an earlier run already promoted the directory."""
     from nokv.env.files import OsFiles
     from nokv.migrate.inspect import open_for_reading
@@ -340,24 +371,27 @@ def _promote(job: MigrationRun) -> tuple[str, int, int] | None:
     before = None
     if now.mode == "standalone":
         with open_for_reading(str(job.workdir), now.mode, OsFiles()) as db:
-            before = content_digest(db.scan())
+            before = ContentDigest().add_all(db.scan())
     job.init()
     return before
 
 
-def _verify_client(job: MigrationRun, before: tuple[str, int, int] | None, details: dict[str, Any]) -> None:
+def _verify_client(job: MigrationRun, before: ContentDigest | None, details: dict[str, Any]) -> None:
     import nokv
 
     client = nokv.connect(job.running.coordinator_addresses, timeout_s=30.0)
     try:
-        after = content_digest(client.scan())
+        after = ContentDigest().add_all(client.scan())
     finally:
         client.close()
-    details.update(keys=after[1], bytes=after[2], client_digest=after[0])
+    details.update(keys=after.keys, bytes=after.bytes)
+    job.check_client_digest(after)
     if before is not None:
-        details["standalone_digest"] = before[0]
-        if before != after:
-            raise PreconditionFailed(f"the client reads {after[1]} keys ({after[0]}), before {before[1]} ({before[0]})")
+        job.summary.facts["digest_before"] = before.digest
+        if before.digest != after.digest:
+            raise PreconditionFailed(
+                f"the client reads {after.keys} keys, before the promotion there were {before.keys}"
+            )
 
 
 def _dry_run(job: MigrationRun, replicas: int, meta_roots: int) -> int:

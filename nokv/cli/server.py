@@ -15,7 +15,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import click
 
@@ -225,7 +225,6 @@ async def _coordinator(
 ) -> None:
     from nokv.coordinator.server import CoordinatorConfig, CoordinatorServer
 
-
     config = CoordinatorConfig(
         coordinator_id=coordinator_id, address=addr, root_peers=roots or None, workdir=workdir, **options
     )
@@ -297,10 +296,12 @@ async def _serve(
     metrics_addr: str | None,
 ) -> None:
     from nokv.coordinator.client import CoordinatorClient
+    from nokv.raftstore.control import ControlPort
     from nokv.raftstore.node import StoreConfig, StoreNode
 
     config = StoreConfig(workdir=str(workdir), store_id=store_id, address=addr, store_addresses=peers, **options)
-    node = StoreNode(config, CoordinatorClient(coordinators))
+    client = CoordinatorClient(coordinators)
+    node = StoreNode(config, cast(ControlPort, client))  # siblings: each has its own StoreOperation, field for field
 
     def ready() -> str:
         for line in catalog_summary(node.regions()):

@@ -65,7 +65,7 @@ def call(method: Callable[..., Any], request: object, address: str, what: str, t
 
 
 def _translate(error: grpc.RpcError, address: str, what: str, timeout_s: float) -> NoKVError:
-    trailers = dict(error.trailing_metadata() or ()) if isinstance(error, grpc.Call) else {}
+    trailers: dict[str, Any] = dict(error.trailing_metadata() or ()) if isinstance(error, grpc.Call) else {}
     code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
     details = (error.details() if isinstance(error, grpc.Call) else "") or str(code)
     if trailers.get("nokv-error") == "not-leader":

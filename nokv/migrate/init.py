@@ -99,16 +99,15 @@ def init(
 
 def _ids(workdir: str, found: ModeRecord, store: int | None, region: int | None, peer: int | None) -> ModeRecord:
     before = DEFAULT_IDS if found.mode == STANDALONE else (found.store_id, found.region_id, found.peer_id)
-    wanted = tuple(
-        given if given is not None else old for given, old in zip((store, region, peer), before, strict=True)
-    )
-    if found.mode != STANDALONE and wanted != before:
+    given = (store, region, peer)
+    wanted = [new if new is not None else old for new, old in zip(given, before, strict=True)]
+    if found.mode != STANDALONE and tuple(wanted) != before:
         raise PreconditionFailed(
             f"{workdir} was promoted as store {before[0]}, region {before[1]}, peer {before[2]}, not as "
             f"{wanted[0]}, {wanted[1]}, {wanted[2]}",
             hint=f"nokv migrate init --workdir {workdir} --store {before[0]} --region {before[1]} --peer {before[2]}",
         )
-    return ModeRecord(PREPARING, *wanted)
+    return ModeRecord(PREPARING, wanted[0], wanted[1], wanted[2])
 
 
 def _refuse_blockers(workdir: str, files: Files) -> None:

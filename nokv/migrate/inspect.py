@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import nokv
-from nokv.env.ports import Buffer, DirectoryLock, Files
+from nokv.env.ports import Buffer, DirectoryLock, Files, LogFile, WritableFile
 
 if TYPE_CHECKING:
     from nokv.engine.db import DB
@@ -51,23 +51,13 @@ class _NoLock:
 
 
 class _MemoryFile:
-    """WritableFile and LogFile in memory. Synced at once: nothing here survives anyway."""
+    """A new file. Synced at once: nothing here survives anyway."""
 
-    def __init__(self, capacity: int = 0) -> None:
-        self.capacity = capacity
-        self.data = bytearray(capacity)
+    def __init__(self) -> None:
+        self.data = bytearray()
 
-    def write(self, *arguments: int | Buffer) -> int:
-        if len(arguments) == 1:
-            (data,) = arguments
-            assert not isinstance(data, int)
-            self.data += data
-            return len(data)
-        offset, data = arguments
-        assert isinstance(offset, int) and not isinstance(data, int)
-        if offset < 0 or offset + len(data) > self.capacity:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.data[offset : offset + len(data)] = data
+    def write(self, data: Buffer, /) -> int:
+        self.data += data
         return len(data)
 
     def sync(self) -> None:
@@ -77,18 +67,39 @@ class _MemoryFile:
         return
 
 
+class _MemoryLog:
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.data = bytearray(capacity)
+
+    def write(self, offset: int, data: Buffer, /) -> None:
+        if offset < 0 or offset + len(data) > self.capacity:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.data[offset : offset + len(data)] = data
+
+    def sync(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+_Node = _MemoryFile | _MemoryLog | str
+"""What a name stands for; a str is a path of the base, perhaps under another name."""
+
+
 class OverlayFiles:
     """A `Files` over `base` that never changes `base`."""
 
     def __init__(self, base: Files) -> None:
         self._base = base
         self._mutex = threading.RLock()
-        self._files: dict[str, _MemoryFile | str] = {}  # a str is a path of the base under another name
+        self._files: dict[str, _Node] = {}
         self._folders: set[str] = set()
         self._gone: set[str] = set()
 
     # -- looking up ---------------------------------------------------------------------------------------------------
-    def _find(self, path: str) -> _MemoryFile | str | None:
+    def _find(self, path: str) -> _Node | None:
         """The memory file, the base's path, or None."""
         path = posixpath.normpath(path)
         with self._mutex:
@@ -98,7 +109,7 @@ class OverlayFiles:
                 return None
             return path if path not in self._gone and self._base.exists(path) else None
 
-    def _require(self, path: str) -> _MemoryFile | str:
+    def _require(self, path: str) -> _Node:
         found = self._find(path)
         if found is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
@@ -122,7 +133,7 @@ class OverlayFiles:
         found = self._require(path)
         if isinstance(found, str):
             return self._base.map_file(found)
-        return memoryview(found.data if found.capacity else bytes(found.data)).toreadonly()
+        return memoryview(found.data if isinstance(found, _MemoryLog) else bytes(found.data)).toreadonly()
 
     def read_file(self, path: str) -> bytes:
         found = self._require(path)
@@ -133,19 +144,19 @@ class OverlayFiles:
         return self._base.size(found) if isinstance(found, str) else len(found.data)
 
     # -- changing the overlay -----------------------------------------------------------------------------------------
-    def create(self, path: str) -> _MemoryFile:
-        return self._put(path, _MemoryFile())
-
-    def open_log(self, path: str, capacity: int, *, recycle: str | None = None) -> _MemoryFile:
-        with self._mutex:
-            if recycle is not None:
-                self.remove(recycle)
-            return self._put(path, _MemoryFile(capacity))
-
-    def _put(self, path: str, file: _MemoryFile) -> _MemoryFile:
+    def create(self, path: str) -> WritableFile:
+        file = _MemoryFile()
         with self._mutex:
             self._files[posixpath.normpath(path)] = file
         return file
+
+    def open_log(self, path: str, capacity: int, *, recycle: str | None = None) -> LogFile:
+        log = _MemoryLog(capacity)
+        with self._mutex:
+            if recycle is not None:
+                self.remove(recycle)
+            self._files[posixpath.normpath(path)] = log
+        return log
 
     def makedirs(self, path: str) -> None:
         with self._mutex:
