@@ -23,7 +23,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from nokv._ext.batch import WriteBatch
 from nokv._ext.db import Core, Family, Snapshot, View
@@ -34,12 +34,12 @@ from nokv.engine.options import EngineOptions, make_options
 from nokv.engine.sst.external import ExportedFile
 from nokv.engine.sst.options import LsmOptions
 from nokv.engine.versions import VerifyReport, VersionSet
-from nokv.engine.wal import Wal
+from nokv.engine.wal import ReadOnlyWal, Wal
 from nokv.env.clock import SystemClock
 from nokv.env.executor import ThreadExecutor
 from nokv.env.files import OsFiles
 from nokv.env.ports import Clock, DirectoryLock, Executor, Files
-from nokv.errors import Closed, Corruption, Locked, NoKVError, NotFound, NotSupported, ReadOnly, Unavailable, UsageError
+from nokv.errors import Closed, Corruption, Locked, NoKVError, NotFound, ReadOnly, Unavailable, UsageError
 
 __all__ = ["DB", "open_db"]
 
@@ -59,6 +59,8 @@ class DB(Core, MutableMapping[bytes, bytes]):
     """An open directory. Made by `nokv.open`; any thread; `with` closes it. As a mapping it is family 0, bytes to
     bytes."""
 
+    wal: Wal
+
     def __init__(
         self,
         path: str,
@@ -71,6 +73,7 @@ class DB(Core, MutableMapping[bytes, bytes]):
         options: EngineOptions,
         lsm_options: LsmOptions,
         lock: DirectoryLock,
+        read_only: bool,
     ) -> None:
         self.path = path
         self._files = files
@@ -83,7 +86,8 @@ class DB(Core, MutableMapping[bytes, bytes]):
         self._flush_mutex = threading.RLock()
         self._compaction_mutex = threading.Lock()
         self._view_lock = threading.Lock()
-        self._poisoned = ""
+        self._read_only = read_only
+        self._poisoned = "it was opened with read_only=True" if read_only else ""
         self._flush_error: BaseException | None = None
         self._flush_queued = False
         self._compaction_queued = False
@@ -103,9 +107,9 @@ class DB(Core, MutableMapping[bytes, bytes]):
         self._recover()
         self._syncer = _IntervalSyncer(self, options.sync_interval_ms / 1000) if executor is None else None
         self.state = 0
-        self.ready = True
+        self.ready = not read_only
         _open_databases.add(self)
-        if len(self._wal.segments()) > OLD_SEGMENTS_MAX and len(self.view.mem):
+        if not read_only and len(self._wal.segments()) > OLD_SEGMENTS_MAX and len(self.view.mem):
             with self._write_lock:
                 self._switch_memtable()
 
@@ -113,12 +117,17 @@ class DB(Core, MutableMapping[bytes, bytes]):
         fresh = not self._files.exists(f"{self.path}/CURRENT")
         wal_path = f"{self.path}/{WAL_DIRECTORY}"
         retainers = (ENGINE, *self._options.wal_retainers)
+        self._wal: Wal
         if fresh:
             # The log comes first: a directory with a manifest and no log has lost it.
             self._wal = Wal(self._files, wal_path, self._options.wal_segment_bytes, retainers)
-        self._versions = VersionSet(self.path, self._files, self._lsm_options, clock=self._clock)
-        self._versions.recover()
-        if not fresh:
+        self._versions = VersionSet(
+            self.path, self._files, self._lsm_options, clock=self._clock, read_only=self._read_only
+        )
+        self._versions.recover(create=fresh)
+        if self._read_only:
+            self._wal = ReadOnlyWal(self._files, wal_path)
+        elif not fresh:
             self._wal = Wal(self._files, wal_path, self._options.wal_segment_bytes, retainers, create=False)
         self.wal = self._wal
         log_number = self._versions.log_number
@@ -438,7 +447,7 @@ class DB(Core, MutableMapping[bytes, bytes]):
         self.delete(key)
 
     def __contains__(self, key: object) -> bool:
-        return self.get(key) is not None  # type: ignore[arg-type]
+        return self.get(cast(bytes, key)) is not None
 
     def __iter__(self) -> Iterator[bytes]:
         return self.scan(values=False)
@@ -616,6 +625,7 @@ def open_db(
     durability: what a finished write survives without `sync=True`. "process": the death of this process. "interval":
     power
     loss too, but for the last 100 ms. "sync": power loss. `sync=True` on a call always means power loss.
+    read_only: look at a directory that nobody has open for writing; several processes may. Nothing on disk changes.
     `mode` is the directory mode that the caller understands; an application leaves it alone.
 
     Raises NotFound (no database and create=False), Locked, ModeError, Corruption (with file and offset), UsageError.
@@ -627,12 +637,22 @@ def open_db(
         raise UsageError(f"unknown mode {mode!r}", hint=" | ".join(MODES))
     if isinstance(families, (str, bytes)):
         raise UsageError("families must be a list of names", hint=f"families=[{families!r}]")
-    if read_only:
-        raise NotSupported("read-only opening is not built yet", hint="open it normally: one process at a time")
     settings, lsm = make_options(options)
     files = files if files is not None else OsFiles()
     try:
-        return _open(name, create, durability, tuple(families), mode, files, clock, executor, settings, lsm)
+        return _open(
+            name,
+            create and not read_only,
+            read_only,
+            durability,
+            tuple(families),
+            mode,
+            files,
+            clock,
+            executor,
+            settings,
+            lsm,
+        )
     except OSError as error:
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise ReadOnly(
@@ -644,6 +664,7 @@ def open_db(
 def _open(
     path: str,
     create: bool,
+    read_only: bool,
     durability: str,
     families: tuple[str, ...],
     mode: str,
@@ -665,7 +686,7 @@ def _open(
         raise NotFound(f"{path} holds no database", hint="create=True makes one")
     check_open(path, mode, read_mode(path, files))
     try:
-        lock = files.lock(f"{path}/{LOCK_FILE}")
+        lock = files.lock(f"{path}/{LOCK_FILE}", shared=read_only)
     except BlockingIOError:
         raise Locked(f"{path} is open in another process, or twice in this one", hint="close the other one") from None
     try:
@@ -680,13 +701,14 @@ def _open(
             options=options,
             lsm_options=lsm_options,
             lock=lock,
+            read_only=read_only,
         )
     except BaseException:
         lock.release()
         raise
     try:
         for name in families:
-            db.family(name, create=True)
+            db.family(name, create=not read_only)
     except BaseException:
         db.close()
         raise

@@ -7,6 +7,6 @@ what
 damage means.
 """
 
-from nokv.engine.wal.log import LogPosition, Wal
+from nokv.engine.wal.log import LogPosition, ReadOnlyWal, Wal
 
-__all__ = ["LogPosition", "Wal"]
+__all__ = ["LogPosition", "ReadOnlyWal", "Wal"]

@@ -41,7 +41,7 @@ from nokv.engine.wal.recovery import (
 from nokv.env.ports import Files
 from nokv.errors import Closed, Corruption, InvariantError, ReadOnly, UsageError
 
-__all__ = ["LogPosition", "Wal"]
+__all__ = ["LogPosition", "ReadOnlyWal", "Wal"]
 
 SEGMENT_BYTES_MIN = 1024
 FIRST_SEGMENT_BYTES = 1 << 20  # a log starts small and grows to segment_bytes: an empty directory stays cheap
@@ -280,26 +280,7 @@ class Wal(WalCore):
             assert self.active is not None
             self._segments[-1].end = self.active.end
             plan = [(info.number, info.path, info.end) for info in self._segments]
-        return self._replay(types, plan)
-
-    def _replay(
-        self, types: set[int] | None, plan: list[tuple[int, str, int]]
-    ) -> Iterator[tuple[LogPosition, int, bytes]]:
-        for number, path, end in plan:
-            reader = SegmentReader(self._files.map_file(path), number, DATA_START)
-            while reader.offset < end:
-                found = reader.records(types, end, REPLAY_CHUNK)
-                for offset, record_type, payload in found:
-                    yield LogPosition(number, offset), record_type, payload
-                if reader.offset < end and len(found) < REPLAY_CHUNK:
-                    expected, actual = reader.checksums() if reader.state().startswith("bad") else (None, None)
-                    raise Corruption(
-                        f"record changed since the log was opened ({reader.state()})",
-                        path=path,
-                        offset=reader.offset,
-                        expected=expected,
-                        found=actual,
-                    )
+        return replay_segments(self._files, types, plan)
 
     # -- retention ----------------------------------------------------------------------------------------------------
     def retain(self, name: str, oldest_segment_needed: int | None) -> None:
@@ -382,3 +363,58 @@ class Wal(WalCore):
                 self._unsynced = []
                 for writer in writers:
                     writer.close()
+
+
+class ReadOnlyWal(Wal):
+    """A log to look at: what recovery finds, without a byte changed and without a segment of our own."""
+
+    def __init__(self, files: Files, directory: str) -> None:
+        # Not Wal.__init__: that one makes a segment to append to. Appends and syncs meet `failure` first.
+        self._files = files
+        self._lock = threading.RLock()
+        self._sync_turn = threading.Condition(threading.Lock())
+        self._closed = False
+        self._segments = recover(files, directory).segments if files.exists(directory) else []
+        if not self._segments:
+            raise Corruption("the write-ahead log is missing", path=directory, hint="restore wal/ from where it went")
+        self.failure = "opened read-only"
+
+    def replay(self, types: set[int] | None) -> Iterator[tuple[LogPosition, int, bytes]]:
+        return replay_segments(self._files, types, [(info.number, info.path, info.end) for info in self._segments])
+
+    def segments(self) -> list[int]:
+        return [info.number for info in self._segments]
+
+    def retain(self, name: str, oldest_segment_needed: int | None) -> None:
+        """Nothing is ever freed by a reader."""
+
+    def stats(self) -> dict[str, int]:
+        return {
+            "segments": len(self._segments),
+            "active_segment": self._segments[-1].number,
+            "bytes": sum(info.capacity for info in self._segments),
+        }
+
+    def close(self, *, sync: bool = True) -> None:
+        """Nothing is held open."""
+
+
+def replay_segments(
+    files: Files, types: set[int] | None, plan: list[tuple[int, str, int]]
+) -> Iterator[tuple[LogPosition, int, bytes]]:
+    """Records of these types in (number, path, end) segments that recovery has checked."""
+    for number, path, end in plan:
+        reader = SegmentReader(files.map_file(path), number, DATA_START)
+        while reader.offset < end:
+            found = reader.records(types, end, REPLAY_CHUNK)
+            for offset, record_type, payload in found:
+                yield LogPosition(number, offset), record_type, payload
+            if reader.offset < end and len(found) < REPLAY_CHUNK:
+                expected, actual = reader.checksums() if reader.state().startswith("bad") else (None, None)
+                raise Corruption(
+                    f"record changed since the log was opened ({reader.state()})",
+                    path=path,
+                    offset=reader.offset,
+                    expected=expected,
+                    found=actual,
+                )
