@@ -29,6 +29,10 @@ class IdAllocator:
         self._next = max(self._next, frontier)
         self._fence = 0
 
+    def skip_to(self, floor: int) -> None:
+        """Ids below `floor` are in use already (somebody chose them): never hand them out."""
+        self._next = max(self._next, floor)
+
     def next_fence(self, count: int = 0) -> int | None:
         """The fence to append so that `count` ids (and a window more) can be taken; None if half a window is left."""
         if self._fence >= self._next + count + self.window // 2:

@@ -227,7 +227,7 @@ class CoordinatorNode:
             step = self.lease.decide(
                 now,
                 self._clock.time_ms(),
-                id_start=max(self._id_start, self.view.truth.largest_id() + 1),
+                id_start=max(self._id_start, self.view.largest_id + 1),
                 tso_start=self._ts_start,
             )
         if step is not None:
@@ -269,6 +269,7 @@ class CoordinatorNode:
             self._tso.begin(view.tso_fence, now, self._clock.time_ms())
             self._ids.begin(view.id_fence)
         tso_fence = self._tso.next_fence(now, self._clock.time_ms())
+        self._ids.skip_to(self.view.largest_id + 1)
         id_fence = self._ids.next_fence(self._ids_wanted)
         events: list[RootEvent] = []
         if tso_fence is not None:
@@ -311,6 +312,7 @@ class CoordinatorNode:
             async with asyncio.timeout(timeout_s):
                 while True:
                     era = self._serving_or_raise(self._clock.monotonic_ns())
+                    self._ids.skip_to(self.view.largest_id + 1)
                     first = self._ids.take(count) if era == self._era else None
                     if self._ids.next_fence() is not None:
                         self._kick.set()

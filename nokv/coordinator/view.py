@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nokv.metaroot.events import NO_TOKEN, RootRecord, RootToken
+from nokv.metaroot.events import (
+    NO_TOKEN,
+    PeerAdded,
+    PeerAdditionPlanned,
+    RegionBootstrapped,
+    RegionPublished,
+    RootEvent,
+    RootRecord,
+    RootToken,
+    StoreJoined,
+)
 from nokv.metaroot.state import RootState
 from nokv.region import Peer, Region, Store
 
@@ -63,11 +73,12 @@ class Liveness:
 class ClusterView:
     """`known`: some truth has arrived. `served` is the token of that truth; `current` the newest token heard of."""
 
-    __slots__ = ("_current", "known", "regions", "stores", "truth")
+    __slots__ = ("_current", "known", "largest_id", "regions", "stores", "truth")
 
     def __init__(self) -> None:
         self.truth = RootState()
         self.known = False
+        self.largest_id = 0  # of any store, region or peer that the truth has ever named to us
         self._current = NO_TOKEN
         self.stores: dict[int, StoreReportView] = {}
         self.regions: dict[int, RegionReport] = {}
@@ -91,6 +102,7 @@ class ClusterView:
             return False
         self.truth = state
         self.known = True
+        self.largest_id = max(self.largest_id, state.largest_id())
         self._forget_the_dead()
         return True
 
@@ -99,6 +111,7 @@ class ClusterView:
         for record in records:
             if record.token.revision > self.truth.last.revision:
                 self.truth.replay(record)
+                self.largest_id = max(self.largest_id, _largest_id(record.event))
         self.known = True
         if records:
             self._forget_the_dead()
@@ -170,3 +183,15 @@ class ClusterView:
                 break
             routes.append(self._route(region))
         return routes
+
+
+def _largest_id(event: RootEvent) -> int:
+    """The largest id that an event names."""
+    match event:
+        case StoreJoined():
+            return event.store.store_id
+        case RegionBootstrapped() | RegionPublished():
+            return max(event.region.region_id, *(p.peer_id for p in event.region.peers))
+        case PeerAdditionPlanned() | PeerAdded():
+            return event.peer.peer_id
+    return 0

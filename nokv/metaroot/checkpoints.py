@@ -33,12 +33,13 @@ class CheckpointFiles:
     def __init__(self, directory: str, files: Files) -> None:
         self._directory = directory
         self._files = files
+        self._bad: set[str] = set()
         files.makedirs(directory)
 
     def _names(self) -> list[tuple[int, str]]:
-        """(index, name), newest first."""
+        """(index, name) of those not known to be bad, newest first."""
         found = [(int(m[2]), m[0]) for m in map(_NAME.fullmatch, self._files.listdir(self._directory)) if m]
-        return sorted(found, reverse=True)
+        return sorted((pair for pair in found if pair[1] not in self._bad), reverse=True)
 
     def load(self) -> tuple[FoundCheckpoint | None, list[Corruption]]:
         """The newest good one, and what was wrong with the newer ones. Bad files stay where they are: evidence."""
@@ -54,6 +55,7 @@ class CheckpointFiles:
                     )
                 return FoundCheckpoint(checkpoint, data, name.startswith("installed")), damage
             except Corruption as error:
+                self._bad.add(name)
                 damage.append(error)
         return None, damage
 

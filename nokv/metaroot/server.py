@@ -18,7 +18,6 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from nokv.multiraft.transport import RaftTransport
 
 from nokv.env.clock import SystemClock
 from nokv.env.files import OsFiles
@@ -32,6 +31,7 @@ from nokv.metaroot.service import RootService
 from nokv.metaroot.wire import decode_checkpoint, encode_checkpoint
 from nokv.multiraft.host import MultiRaftHost
 from nokv.multiraft.raftlog import GroupLog, RaftLog
+from nokv.multiraft.transport import RaftTransport
 from nokv.pb import root_pb2, root_pb2_grpc
 from nokv.raft.confchange import decode_conf_change
 from nokv.raft.config import RaftConfig
