@@ -8,10 +8,10 @@ joins with an empty log is behind it and gets a snapshot.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nokv.errors import PreconditionFailed
-from nokv.multiraft.raftlog import RaftLog
+from nokv.multiraft.raftlog import RaftLog, WalPort
 from nokv.mvcc import MVCC_FAMILIES
 from nokv.raft import ConfState
 from nokv.raftstore.localmeta import ApplyState, LocalMeta, StoreIdent
@@ -70,7 +70,7 @@ def read_seed_catalog(db: DB) -> list[Region]:
 def init_raft_seed(db: DB, region: Region) -> None:
     """The durable raft state of the single voter. Nothing happens if it is there; PreconditionFailed if another is."""
     conf_state = _conf_state(region)
-    log = RaftLog.open(db.wal)
+    log = RaftLog.open(cast(WalPort, db.wal))
     others = [group_id for group_id in log.group_ids() if group_id != region.region_id]
     if others:
         raise PreconditionFailed(f"{db.path} holds raft groups already: {others}")
@@ -82,7 +82,7 @@ def init_raft_seed(db: DB, region: Region) -> None:
 
 def check_raft_seed(db: DB, region: Region) -> None:
     """Do the raft log and the apply state agree on the seed? PreconditionFailed says what does not."""
-    log = RaftLog.open(db.wal)
+    log = RaftLog.open(cast(WalPort, db.wal))
     meta = LocalMeta.find(db)
     applied = meta.applied(region.region_id) if meta is not None else None
     if not log.has_group(region.region_id):

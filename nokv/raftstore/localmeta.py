@@ -100,11 +100,14 @@ def decode_applied(data: bytes, what: str = "an apply state") -> ApplyState:
     index, term, max_ts, from_snapshot, auto_leave, *sizes = _APPLY_HEAD.unpack_from(body)
     if max(sizes) > _PEERS_MAX or len(body) != _APPLY_HEAD.size + 8 * sum(sizes) or from_snapshot > 1 or auto_leave > 1:
         raise Corruption(f"local metadata of {what} is malformed")
-    lists, at = [], _APPLY_HEAD.size
+    lists: list[tuple[int, ...]] = []
+    at = _APPLY_HEAD.size
     for size in sizes:
         lists.append(struct.unpack_from(f"<{size}Q", body, at))
         at += 8 * size
-    return ApplyState(index, term, max_ts, bool(from_snapshot), ConfState(*lists, auto_leave=bool(auto_leave)))
+    voters, learners, outgoing, learners_next = lists
+    conf_state = ConfState(voters, learners, outgoing, learners_next, bool(auto_leave))
+    return ApplyState(index, term, max_ts, bool(from_snapshot), conf_state)
 
 
 class LocalMeta:

@@ -18,7 +18,7 @@ import random
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc.aio
 
@@ -29,7 +29,7 @@ from nokv.env.clock import SystemClock
 from nokv.env.files import OsFiles
 from nokv.errors import DeadlineExceeded, ModeError, NoKVError, PreconditionFailed, RetryError, Unavailable
 from nokv.multiraft.host import MultiRaftHost, exit_process
-from nokv.multiraft.raftlog import RaftLog
+from nokv.multiraft.raftlog import RaftLog, WalPort
 from nokv.multiraft.transport import SERVER_OPTIONS, RaftTransport
 from nokv.pb import admin_pb2_grpc, kv_pb2_grpc
 from nokv.raftstore.client import PeerStores
@@ -106,6 +106,7 @@ class StoreNode:
         self._failpoint = failpoint
         self._peers = PeerStores()
         self._db: DB | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._store: RegionStore | None = None
         self._host: MultiRaftHost | None = None
         self._transport: RaftTransport | None = None
@@ -176,7 +177,7 @@ class StoreNode:
 
     async def _start(self) -> None:
         config = self.config
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         record = self._mode_gate()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"nokv-store-{config.store_id}")
         self._db = nokv.open(
@@ -187,7 +188,7 @@ class StoreNode:
             wal_retainers=("raft",),
             **config.engine_options,
         )
-        raftlog = RaftLog.open(self._db.wal)
+        raftlog = RaftLog.open(cast(WalPort, self._db.wal))
         await self._listen()
         options = config.options or StoreOptions(
             election_ticks=config.election_ticks, heartbeat_ticks=config.heartbeat_ticks
@@ -221,7 +222,7 @@ class StoreNode:
         store.learn_addresses(config.store_addresses)
         store.on_leadership = lambda peer: self._wake_heartbeat.set()
         store.publisher.wake = self._wake_publisher.set
-        self._db.on_flush(lambda: loop.call_soon_threadsafe(self._flushed))
+        self._db.on_flush(self._after_flush)
         server = self._server
         assert server is not None
         transport.register(server)
@@ -341,6 +342,13 @@ class StoreNode:
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             logger.error("a background loop of the store failed", exc_info=task.exception())
+
+    def _after_flush(self) -> None:
+        """On the engine's thread."""
+        loop = self._loop
+        if loop is not None and not self._stopped:
+            with contextlib.suppress(RuntimeError):  # the loop closed meanwhile
+                loop.call_soon_threadsafe(self._flushed)
 
     def _flushed(self) -> None:
         if not self._stopped:

@@ -1,4 +1,4 @@
-"""Whole stores on one thread: real engine, real Raft, simulated network and time. Shared by the tests of this folder."""
+"""Whole stores on one thread: real engine, real Raft, simulated network and time. For the tests of this folder."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from nokv.errors import (
     Busy,
     EpochNotMatch,
     Indeterminate,
-    KeyNotInRegion,
     NotLeader,
     PreconditionFailed,
     RegionNotFound,
@@ -222,7 +221,7 @@ def test_membership_is_refused_with_a_reason(sim: Sim) -> None:
     sim.change(ChangeKind.ADD_LEARNER, Peer(301, 3))  # a store that does not exist: nothing is lost
     with pytest.raises(Busy, match="snapshot"):
         leader.store.plan(1, ChangeKind.PROMOTE, Peer(301, 0))
-    with pytest.raises(PreconditionFailed, match="not empty|hosts peer"):
+    with pytest.raises(PreconditionFailed, match=r"not empty|hosts peer"):
         leader.store.prepare_target(leader.peer().region, Peer(401, 1), {})
 
 
