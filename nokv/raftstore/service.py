@@ -392,7 +392,6 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             yield raft_pb2.SnapshotChunk(
                 header=raft_pb2.SnapshotHeader(
                     group_id=peer.region_id,
-                    from_peer=peer.peer_id,
                     manifest=encode_manifest(manifest),
                     total_bytes=manifest.total_bytes,
                 )
