@@ -71,6 +71,7 @@ class Wal(WalCore):
         retainers: Iterable[str] = (),
         *,
         create: bool = True,
+        recycle_syncs: int = RECYCLE_SYNCS,
     ) -> None:
         if segment_bytes < SEGMENT_BYTES_MIN:
             raise UsageError(
@@ -84,6 +85,7 @@ class Wal(WalCore):
         self._syncing = False
         self._synced = 0  # value of `appended` that the last sync covered
         self._sync_count = 0
+        self._recycle_syncs = recycle_syncs
         self._syncs_at_release = 0
         self._unsynced: list[SegmentWriter] = []  # rotated away, not synced yet, oldest first
         self._retained: dict[str, int | None] = dict.fromkeys(retainers, 0)  # 0: unknown, keeps everything
@@ -303,7 +305,7 @@ class Wal(WalCore):
         self._freed += 1
         # Recycling makes later syncs cheaper (no extent to convert), but zeroing costs as much disk as the log itself.
         syncs, self._syncs_at_release = self._sync_count - self._syncs_at_release, self._sync_count
-        worth = syncs >= RECYCLE_SYNCS
+        worth = syncs >= self._recycle_syncs
         if worth and info.capacity == self._segment_bytes and len(self._free) < FREE_SEGMENTS_MAX:
             target = info.path.removesuffix(".wal") + FREE_SUFFIX
             self._files.rename(info.path, target)

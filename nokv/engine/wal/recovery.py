@@ -137,6 +137,11 @@ def recover(files: Files, directory: str) -> RecoveredLog:
             )
         number = infos[number].previous
     chain.reverse()
+    for number, path in blank:
+        size = memoryview(data[number]).nbytes
+        # A process may die between creating a file and giving it its size; any other short file had been longer.
+        if 0 < size < DATA_START or (size == 0 and chain and number < chain[-1].number):
+            raise Corruption("segment is cut short", path=path, offset=size)
     in_chain = {info.number for info in chain}
     log.leftovers = sorted(blank + [(info.number, info.path) for info in infos.values() if info.number not in in_chain])
 

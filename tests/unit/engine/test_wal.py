@@ -1,0 +1,267 @@
+"""The write-ahead log: parity with a list (ENG-12), shared types (ENG-03), damage (ENG-04), retention (ENG-05), sync."""
+
+from __future__ import annotations
+
+import errno
+import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nokv
+from nokv.engine.wal import Wal
+from nokv.engine.wal.recovery import recover, segment_name
+from nokv.env.files import OsFiles
+from nokv.env.ports import Files
+from nokv.testing.files import CrashFiles, FaultFiles
+
+RECORDS = st.lists(
+    st.tuples(st.integers(16, 19), st.one_of(st.binary(max_size=60), st.binary(min_size=900))), max_size=40
+)
+
+
+def contents(wal: Wal, types: set[int] | None = None) -> list[tuple[int, bytes]]:
+    wanted = types if types is not None else set(range(16, 256))
+    return [(record_type, payload) for _, record_type, payload in wal.replay(wanted)]
+
+
+@pytest.fixture(params=["real", "crash"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Files, str]:
+    return (OsFiles(), str(tmp_path / "wal")) if request.param == "real" else (CrashFiles(), "db/wal")
+
+
+@given(records=RECORDS, segment_bytes=st.sampled_from([1024, 4096, 1 << 20]), reopen=st.integers(0, 40))
+@settings(max_examples=60, deadline=None)
+def test_agrees_with_a_list(records: list[tuple[int, bytes]], segment_bytes: int, reopen: int) -> None:
+    files = CrashFiles()
+    wal = Wal(files, "wal", segment_bytes, ("test",))
+    positions = []
+    for number, record in enumerate(records):
+        if number == reopen:
+            wal.close()
+            wal = Wal(files, "wal", segment_bytes, ("test",))
+        positions.append(wal.append(*record))
+    assert contents(wal) == records
+    assert positions == sorted(positions)
+    assert [position for position, _, _ in wal.replay({16, 17, 18, 19})] == positions
+    assert contents(wal, {17}) == [record for record in records if record[0] == 17]
+    wal.close()
+    again = Wal(files, "wal", segment_bytes)
+    assert contents(again) == records
+    again.close()
+
+
+def test_survives_process_death_without_a_sync(place: tuple[Files, str]) -> None:
+    files, directory = place
+    wal = Wal(files, directory, 4096)
+    wal.append_many([(16, b"a" * n) for n in range(200)])
+    survivor = files.crash_clone("process") if isinstance(files, CrashFiles) else files  # type: ignore[arg-type]
+    again = Wal(survivor, directory, 4096)
+    assert contents(again) == [(16, b"a" * n) for n in range(200)]
+
+
+def test_a_record_larger_than_a_segment_gets_its_own(place: tuple[Files, str]) -> None:
+    files, directory = place
+    wal = Wal(files, directory, 1024)
+    big = bytes(range(256)) * 40
+    wal.append(16, b"before")
+    wal.append(16, big)
+    wal.append(16, b"after")
+    wal.close()
+    assert contents(Wal(files, directory, 1024)) == [(16, b"before"), (16, big), (16, b"after")]
+
+
+def small_log() -> tuple[CrashFiles, list[tuple[int, bytes]], list[str]]:
+    files = CrashFiles()
+    wal = Wal(files, "wal", 1024)
+    records = [(16 + n % 4, bytes([n]) * (n * 13 % 150)) for n in range(40)]
+    wal.append_many(records)
+    wal.close()
+    return files, records, [f"wal/{name}" for name in files.listdir("wal")]
+
+
+def with_bytes(files: CrashFiles, path: str, change: Callable[[bytearray], None]) -> CrashFiles:
+    clone = files.crash_clone("keep")
+    data = bytearray(clone.read_file(path))
+    change(data)
+    file = clone.create(path)
+    file.write(bytes(data))
+    file.close()
+    return clone
+
+
+def test_a_flipped_bit_anywhere_is_found() -> None:
+    """ENG-04: right data, or Corruption with file and offset; what was synced never disappears silently."""
+    files, records, paths = small_log()
+    dice = random.Random(4)
+    for path in paths:
+        size = files.size(path)
+        for offset in range(0, size, 5):
+            bit = 1 << dice.randrange(8)
+
+            def flip(data: bytearray, offset: int = offset, bit: int = bit) -> None:
+                data[offset] ^= bit
+
+            damaged = with_bytes(files, path, flip)
+            try:
+                found = contents(Wal(damaged, "wal", 1024))
+            except nokv.Corruption as error:
+                assert error.path.startswith("wal") and error.offset >= 0
+                continue
+            assert found == records, f"{path} at {offset}: lost {len(records) - len(found)} of {len(records)}"
+
+
+def test_a_torn_tail_is_cut_and_damage_before_it_is_not() -> None:
+    files = CrashFiles()
+    wal = Wal(files, "wal", 4096)
+    positions = [wal.append(16, b"record %d" % n) for n in range(10)]  # never synced
+    path = "wal/" + segment_name(positions[0].segment)
+
+    def tear(data: bytearray) -> None:
+        data[positions[9].offset + 20] ^= 1
+
+    def rot(data: bytearray) -> None:
+        data[positions[4].offset + 20] ^= 1
+
+    def lose(data: bytearray) -> None:
+        data[positions[4].offset : positions[5].offset] = bytes(positions[5].offset - positions[4].offset)
+
+    assert len(contents(Wal(with_bytes(files, path, tear), "wal", 4096))) == 9
+    assert len(contents(Wal(with_bytes(files, path, lose), "wal", 4096))) == 4  # never reached the disk
+    with pytest.raises(nokv.Corruption) as caught:
+        Wal(with_bytes(files, path, rot), "wal", 4096)
+    assert (caught.value.path, caught.value.offset) == (path, positions[4].offset)
+    wal.sync()
+    for change in (lose, rot):  # now the log can prove that it was there
+        with pytest.raises(nokv.Corruption) as caught:
+            Wal(with_bytes(files, path, change), "wal", 4096)
+        assert caught.value.offset == positions[4].offset
+
+
+@given(junk=st.binary(max_size=2000), seed=st.integers(0, 100))
+@settings(max_examples=100, deadline=None)
+def test_any_bytes_are_refused_or_read(junk: bytes, seed: int) -> None:
+    """R4: a parser of hostile bytes returns or raises Corruption, nothing else."""
+    files, records, paths = small_log()
+    path = paths[seed % len(paths)]
+
+    def paste(data: bytearray) -> None:
+        at = seed * 7 % max(1, len(data) - len(junk)) if len(junk) < len(data) else 0
+        data[at : at + len(junk)] = junk[: len(data) - at]
+
+    try:
+        recover(with_bytes(files, path, paste), "wal")
+    except (nokv.Corruption, nokv.NotSupported):
+        pass
+
+
+def test_truncated_files_are_refused_or_read() -> None:
+    files, records, paths = small_log()
+    for path in paths:
+        for size in range(0, files.size(path), 61):
+
+            def cut(data: bytearray, size: int = size) -> None:
+                del data[size:]
+
+            try:
+                found = contents(Wal(with_bytes(files, path, cut), "wal", 1024))
+                # An empty newest file is what a process leaves that died while it made one.
+                assert found == records or (size == 0 and path == max(paths) and found == records[: len(found)])
+            except nokv.Corruption as error:
+                assert error.path
+
+
+def test_a_segment_stays_until_everybody_is_past_it(place: tuple[Files, str]) -> None:
+    """ENG-05"""
+    files, directory = place
+    wal = Wal(files, directory, 1024, ("engine", "raft"))
+    for n in range(60):
+        wal.append(16, b"x" * 100)
+    everything = wal.segments()
+    assert len(everything) > 4
+    wal.retain("engine", None)
+    assert wal.segments() == everything  # raft has not said anything yet
+    wal.sync()
+    wal.retain("raft", everything[2])
+    assert wal.segments() == everything[2:]
+    wal.retain("raft", None)
+    assert wal.segments() == [wal.active_segment]
+    assert [name for name in files.listdir(directory) if name.endswith(".wal")] == [segment_name(wal.active_segment)]
+    wal.close()
+
+
+def test_recycled_segments_never_show_their_former_life(place: tuple[Files, str]) -> None:
+    files, directory = place
+    wal = Wal(files, directory, 1024, recycle_syncs=1)
+    for n in range(400):
+        wal.append(16, b"%d" % n)
+        if n % 8 == 0:
+            wal.sync()
+        if n % 20 == 0:
+            wal.retain("raft", wal.active_segment)
+    assert wal.stats()["recycled"] > 0
+    expected = contents(wal)
+    wal.close()
+    assert contents(Wal(files, directory, 1024)) == expected
+    assert expected == [(16, b"%d" % n) for n in range(400 - len(expected), 400)]
+
+
+def test_concurrent_callers_share_a_sync(tmp_path: Path) -> None:
+    wal = Wal(OsFiles(), str(tmp_path / "wal"))
+
+    def work(number: int) -> None:
+        for n in range(20):
+            wal.append(16 + number, b"%d" % n)
+            wal.sync()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(contents(wal)) == 120
+    assert wal.stats()["syncs"] <= 120
+    for number in range(6):
+        assert contents(wal, {16 + number}) == [(16 + number, b"%d" % n) for n in range(20)]
+    wal.close()
+
+
+def test_after_a_failed_sync_nothing_is_taken_any_more() -> None:
+    """R2f: never retried as if nothing had happened."""
+    inner = CrashFiles()
+    files = FaultFiles(inner)
+    wal = Wal(files, "wal", 4096)
+    wal.append(16, b"kept")
+    wal.sync()
+    wal.append(16, b"in doubt")
+    files.fail("sync", error=errno.EIO, path=".wal")
+    with pytest.raises(nokv.ReadOnly) as caught:
+        wal.sync()
+    assert "Input/output error" in caught.value.cause
+    files.heal()
+    for attempt in (wal.sync, lambda: wal.append(16, b"no")):
+        with pytest.raises(nokv.ReadOnly):
+            attempt()
+    wal.close()
+    found = contents(Wal(inner.crash_clone("drop"), "wal", 4096))
+    assert found == [(16, b"kept")]
+
+
+def test_no_space_for_a_segment_changes_nothing() -> None:
+    files = FaultFiles(CrashFiles())
+    wal = Wal(files, "wal", 1024)
+    files.fail("open_log", error=errno.ENOSPC, times=None)
+    with pytest.raises(OSError, match="No space"):
+        for _ in range(100):
+            wal.append(16, b"x" * 50)
+    files.heal()
+    before = len(contents(wal))
+    wal.append(16, b"y")
+    assert len(contents(wal)) == before + 1
+    wal.close()
+    with pytest.raises(nokv.Closed):
+        wal.append(16, b"z")
