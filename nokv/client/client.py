@@ -105,7 +105,8 @@ class AsyncClusterClient:
         self._cache = RouteCache()
         self._control = Coordinators(addresses)
         self._pool = StorePool()
-        self._lookups: dict[bytes, asyncio.Task[Route | None]] = {}
+        self._lookup = asyncio.Lock()
+        self._seen_ts = 0  # the newest timestamp this client has read at, or committed at
         self._turn: dict[int, int] = {}  # region id -> which candidate to try when nobody is known to lead
         self._closed = False
 
@@ -169,8 +170,6 @@ class AsyncClusterClient:
         if self._closed:
             return
         self._closed = True
-        for task in list(self._lookups.values()):
-            task.cancel()
         await self._pool.close()
         await self._control.close()
 
@@ -263,9 +262,12 @@ class AsyncClusterClient:
 
         async def write(route: Route, positions: list[int]) -> None:
             nonlocal done
+            # after what this client has seen: its own snapshots stay as they are, and its writes keep their order
+            after = self._seen_ts
             reply = await self._attempt(
-                route, pack_writes([writes[at] for at in positions]), write=True, read_ts=0, deadline=deadline
+                route, pack_writes([writes[at] for at in positions]), write=True, read_ts=after, deadline=deadline
             )
+            self._seen_ts = max(self._seen_ts, reply.commit_ts)
             (result,) = _results(reply.results, 1)
             if result != len(positions):
                 raise Corruption(f"{len(positions)} writes were answered with {result!r}")
@@ -355,19 +357,20 @@ class AsyncClusterClient:
             await self._pause(backoff, deadline, cause)
 
     async def _look_up(self, key: bytes, deadline: float) -> Route | None:
-        """Callers that miss the same key at the same time share one lookup."""
-        task = self._lookups.get(key)
-        if task is None:
-            self.stats["route_lookups"] += 1
-            task = asyncio.create_task(self._control.route(key, self._left(deadline)))
-            self._lookups[key] = task
-            task.add_done_callback(lambda done: self._lookups.pop(key, None))
+        """One lookup at a time: those who waited for it mostly find their key in its answer."""
         try:
-            route = await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if self._closed:
-                raise Closed("the client is closed") from None
-            raise
+            async with asyncio.timeout(self._left(deadline)):
+                await self._lookup.acquire()
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed while a route was looked up") from None
+        try:
+            self._check_open()
+            if (known := self._cache.find(key)) is not None:
+                return known
+            self.stats["route_lookups"] += 1
+            route = await self._control.route(key, self._left(deadline))
+        finally:
+            self._lookup.release()
         if route is not None and not self._cache.insert(route):
             return self._cache.find(key) or route  # a store has told us something newer
         return route
@@ -512,7 +515,9 @@ class AsyncClusterClient:
         backoff = Backoff(self._randrange)
         while True:
             try:
-                return await self._control.timestamp(self._left(deadline))
+                timestamp = await self._control.timestamp(self._left(deadline))
+                self._seen_ts = max(self._seen_ts, timestamp)
+                return timestamp
             except DeadlineExceeded:
                 raise
             except Unavailable as error:

@@ -12,6 +12,7 @@ from enum import Enum, auto
 
 from nokv.errors import (
     Busy,
+    Corruption,
     DeadlineExceeded,
     EpochNotMatch,
     Indeterminate,
@@ -42,6 +43,7 @@ class RegionErrorKind(Enum):
     INVALID = 9
     NOT_SUPPORTED = 10
     READ_ONLY = 11
+    CORRUPTION = 12
 
 
 class Action(Enum):
@@ -70,6 +72,7 @@ _TABLE: dict[RegionErrorKind, tuple[Action, type[NoKVError]]] = {
     RegionErrorKind.INVALID: (Action.FAIL, UsageError),
     RegionErrorKind.NOT_SUPPORTED: (Action.FAIL, NotSupported),
     RegionErrorKind.READ_ONLY: (Action.FAIL, ReadOnly),
+    RegionErrorKind.CORRUPTION: (Action.FAIL, Corruption),
 }
 assert set(_TABLE) == set(RegionErrorKind)
 

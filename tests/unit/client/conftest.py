@@ -31,6 +31,7 @@ class FakeCluster:
         self.told_regions: list[Region] | None = None
         self.versions: dict[bytes, list[tuple[int, bytes | None]]] = {}
         self.clock = 100
+        self.floors: list[int] = []  # what writers had seen
         self.stores: dict[int, FakeStore] = {}
         self.coordinator_calls: list[str] = []
         self.coordinator_address = ""
@@ -141,6 +142,7 @@ class FakeStore(kv_pb2_grpc.KvServicer):
     def write(self, group: kv_pb2.RegionCommands) -> bytes:
         writes = unpack_writes(group.commands)
         self.cluster.clock += 1
+        self.cluster.floors.append(group.read_ts)
         for key, value in writes:
             self.cluster.versions.setdefault(key, []).append((self.cluster.clock, value))
         return pack_done(len(writes))

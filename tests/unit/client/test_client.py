@@ -61,6 +61,18 @@ async def test_requests_of_one_turn_share_a_message(cluster: Any, db: AsyncClust
 async def test_callers_that_miss_together_ask_once(cluster: Any, db: AsyncClusterClient) -> None:
     await asyncio.gather(*(db.get(b"k") for _ in range(50)))
     assert cluster.coordinator_calls == ["GetRegionByKey"]
+    cluster.coordinator_calls.clear()
+    async with AsyncClusterClient([cluster.coordinator_address]) as other:
+        await asyncio.gather(*(other.get(b"%d" % i) for i in range(50)))
+    assert cluster.coordinator_calls == ["GetRegionByKey"]
+
+
+async def test_writes_commit_after_what_the_client_has_seen(cluster: Any, db: AsyncClusterClient) -> None:
+    await db.put(b"k", b"1")
+    snapshot = await db.snapshot()
+    await db.put(b"k", b"2")
+    await db.put(b"k", b"3")
+    assert cluster.floors == [0, snapshot.timestamp, cluster.versions[b"k"][1][0]]
 
 
 async def test_calls_span_regions(cluster: Any, db: AsyncClusterClient) -> None:
