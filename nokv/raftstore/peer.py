@@ -207,7 +207,8 @@ class StorePeer(GroupCallbacks):
 
     def _propose_writes(self, floor: int, floor_reads: list[KvRequest]) -> None:
         writes, self._writes = self._writes, []
-        commit_ts = self._max_ts = max(self._max_ts, self.store.tso_hint)
+        after = max((request.read_ts for request in writes), default=0)  # what the writers have seen already
+        commit_ts = self._max_ts = max(self._max_ts, self.store.tso_hint, after)
         start = 0
         while start < len(writes) or floor_reads:
             size, end = 0, start

@@ -240,7 +240,7 @@ class RegionStore:
                 request.count = check_writes(commands, region.start_key, region.end_key)
             else:
                 request.reads, request.all_gets = unpack_reads(commands, region.start_key, region.end_key)
-                self._check_read_ts(read_ts, peer)
+            self._check_read_ts(read_ts, peer)
             peer.submit(request)
         except NoKVError as error:
             self.diagnostics.admit(kind, admission_outcome(error), region_id, str(error))
