@@ -89,7 +89,9 @@ class VersionSet:
         self._manifest: ManifestWriter | None = None
         self._manifest_name = ""
         self._turns: dict[int, bytes] = {}
-        self._obsolete: dict[int, weakref.ref[Table]] = {}
+        self._obsolete: dict[int, weakref.ref[Table]] = {}  # dropped tables that somebody may still read
+        self._unwanted: list[str] = []  # files to remove
+        self.remove_error = ""
         self._lock = threading.RLock()
         self._failed = ""
 
@@ -261,15 +263,24 @@ class VersionSet:
             self._manifest.close()
         self._manifest = writer
         if old:
-            self.files.remove(join(self.path, old))
+            self._unwanted.append(join(self.path, old))
 
     def remove_obsolete(self) -> int:
-        """Remove the files of dropped tables that nobody reads any more. How many still wait."""
+        """Remove the files of dropped tables that nobody reads any more. How many still wait. A file that cannot be
+        removed does not fail the step that dropped it: it waits for the next call, then for the next open
+        (`stats()["remove_error"]`)."""
         with self._lock:
             for number in [n for n, ref in self._obsolete.items() if ref() is None]:
                 del self._obsolete[number]
-                self.files.remove(join(self.path, table_name(number)))
-            return len(self._obsolete)
+                self._unwanted.append(join(self.path, table_name(number)))
+            paths, self._unwanted = self._unwanted, []
+            for path in paths:
+                try:
+                    self.files.remove(path)
+                except OSError as error:
+                    self.remove_error = f"{path}: {error}"
+                    self._unwanted.append(path)
+            return len(self._obsolete) + len(self._unwanted)
 
     def add_family(self, name: str) -> int:
         """The family's id, given now if it has none. Durable when it returns."""
@@ -465,7 +476,8 @@ class VersionSet:
                 for level in levels
             ],
             "l0_files": len(levels[0]),
-            "obsolete_files": len(self._obsolete),
+            "obsolete_files": len(self._obsolete) + len(self._unwanted),
+            "remove_error": self.remove_error,
             "next_file_number": self._next_file_number,
             "log_number": self.log_number,
             "last_sequence": self.last_sequence,

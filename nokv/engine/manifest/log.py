@@ -13,15 +13,24 @@ ends early.
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import struct
 
 from nokv._ext.crc32c import crc32c
 from nokv.engine.manifest.edit import VersionEdit, decode_edit, encode_edit
-from nokv.env.ports import Files
+from nokv.env.ports import Buffer, Files, WritableFile
 from nokv.errors import Corruption, NotSupported
 
-__all__ = ["ManifestWriter", "manifest_name", "manifest_number", "read_current", "read_manifest", "write_current"]
+__all__ = [
+    "ManifestWriter",
+    "manifest_name",
+    "manifest_number",
+    "read_current",
+    "read_manifest",
+    "write_all",
+    "write_current",
+]
 
 MAGIC = b"NOKVMAN\x01"
 FORMAT_VERSION = 1
@@ -50,6 +59,16 @@ def _header_crc(length: int, offset: int, number: int) -> int:
     return crc32c(struct.pack("<IQQ", length, offset, number))
 
 
+def write_all(file: WritableFile, data: Buffer) -> None:
+    """Every byte of it, however short the single writes are."""
+    view = memoryview(data)
+    while view:
+        done = file.write(view)
+        if done <= 0:
+            raise OSError(errno.EIO, "nothing was written")
+        view = view[done:]
+
+
 class ManifestWriter:
     """A new manifest. One thread at a time. After an error it must not be used again."""
 
@@ -71,12 +90,7 @@ class ManifestWriter:
         self._file.close()
 
     def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            done = self._file.write(view)
-            if done <= 0:
-                raise OSError(5, "nothing was written")
-            view = view[done:]
+        write_all(self._file, data)
         self.size += len(data)
 
 
@@ -165,7 +179,7 @@ def write_current(files: Files, directory: str, path: str, name: str) -> None:
         files.remove(temporary)
     file = files.create(temporary)
     try:
-        file.write(text + b" crc32c %08x\n" % crc32c(text))
+        write_all(file, text + b" crc32c %08x\n" % crc32c(text))
         file.sync()
     except OSError:
         with contextlib.suppress(OSError):

@@ -19,6 +19,7 @@ from nokv._ext.table import Table
 from nokv._ext.tablebuilder import VersionFilter
 from nokv._ext.version import Version
 from nokv.engine.manifest.edit import FileMeta
+from nokv.engine.manifest.log import write_all
 from nokv.engine.sst.options import LsmOptions
 from nokv.engine.sst.table import WrittenTable, join, table_name, write_table
 from nokv.env.ports import Files
@@ -188,9 +189,7 @@ def place(files: Files, source: str, target: str) -> None:
     file = files.create(target)
     try:
         for start in range(0, len(data), COPY_BYTES):
-            chunk = data[start : start + COPY_BYTES]
-            while chunk:
-                chunk = chunk[file.write(chunk) :]
+            write_all(file, data[start : start + COPY_BYTES])
         file.sync()
     finally:
         file.close()

@@ -3,10 +3,15 @@ anywhere."""
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import gc
 import itertools
+import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -21,7 +26,7 @@ from nokv.engine.versions import VersionSet
 from nokv.env.files import OsFiles
 from nokv.env.ports import Buffer, Files, WritableFile
 from nokv.errors import Corruption, NotFound, PreconditionFailed, ReadOnly, UsageError
-from nokv.testing.files import CRASH_MODES, CrashFiles, CrashMode, CrashPoint
+from nokv.testing.files import CRASH_MODES, CrashFiles, CrashMode, CrashPoint, FaultFiles
 
 
 class StrictFiles(CrashFiles):
@@ -266,7 +271,7 @@ def test_a_lost_current_is_told_from_an_unfinished_creation() -> None:
 
 
 # -- crashes ----------------------------------------------------------------------------------------------------------
-def workload(files: CrashFiles, acknowledged: list[int]) -> None:
+def workload(files: Files, acknowledged: list[int]) -> None:
     """Flushes with overwrites, compactions and manifest rolls. `acknowledged` gets each round whose edit was
     applied."""
     versions = VersionSet(
@@ -329,6 +334,101 @@ def test_after_a_failed_sync_nothing_is_applied_any_more() -> None:
         versions.apply(VersionEdit(log_number=3))
     assert "the disk says no" in caught.value.cause
     assert contents(versions) == {key(1): b"a"}
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, "short", "lie"])
+@pytest.mark.parametrize("kind", ["create", "write", "sync", "sync_dir", "rename", "remove", "map_file", "read_file"])
+def test_a_fault_at_every_call(kind: str, error: int | Literal["short", "lie"]) -> None:  # R2f
+    """One failing call: the step raises or succeeds; what is readable, now and after a reopen, is a prefix of
+    history."""
+    if (error == "short" and kind != "write") or (error == "lie" and kind not in ("sync", "sync_dir")):
+        pytest.skip("no such fault")
+    at = 0
+    while True:
+        at += 1
+        disk = CrashFiles()
+        disk.makedirs("db")
+        files = FaultFiles(disk)
+        files.fail(kind, at=at, error=error)
+        acknowledged: list[int] = []
+        failed = False
+        try:
+            workload(files, acknowledged)
+        except OSError:
+            failed = True
+        if not files.struck:
+            break
+        assert failed or error in ("short", "lie") or kind == "remove", f"{kind} number {at} failed unnoticed"
+        if error == "lie":
+            assert len(acknowledged) == 8  # nothing to notice, and no power loss here
+        versions = VersionSet("db", disk, SMALL)
+        versions.recover()
+        versions.check()
+        found = contents(versions)
+        assert found in (model(len(acknowledged)), model(len(acknowledged) + 1)), f"{kind} number {at}"
+        assert not versions.verify().damaged
+    assert at > 1 or kind == "read_file"
+
+
+def test_no_space_in_a_flush_or_compaction_leaves_nothing_behind() -> None:
+    files = FaultFiles(CrashFiles())
+    versions = fresh(files)
+    flush(versions, [(key(i), i + 1, b"v") for i in range(100)])
+    before, names = contents(versions), sst_names(files)
+    files.fail("write", error=errno.ENOSPC, times=None, path=".sst")
+    with pytest.raises(OSError, match="space"):
+        versions.compact_all()
+    with pytest.raises(OSError, match="space"):
+        versions.write_level0(source([(key(1), 500, b"x")]))
+    assert (contents(versions), sst_names(files)) == (before, names)
+    files.heal()
+    versions.compact_all()
+    assert contents(versions) == before
+
+
+def test_readers_while_tables_come_and_go() -> None:
+    """Threads read views while flushes and compactions replace them; decoded blocks fight for a small cache."""
+    versions = fresh(options=dataclasses.replace(SMALL, block_cache_bytes=4000))
+    flush(versions, [(key(i), i + 1, b"%d" % i * 9) for i in range(400)])
+    versions.compact_all()
+    done = threading.Event()
+    problems: list[str] = []
+    counts = [0, 0, 0]
+
+    def read(me: int) -> None:
+        dice = random.Random(me)
+        while not done.is_set() or counts[me] < 3:
+            version = versions.current
+            cursor = version.cursor()
+            cursor.seek(key(dice.randrange(400)) + bytes(8))
+            for _ in range(30):
+                if not cursor.valid:
+                    break
+                name, at, _, value = cursor.entry
+                i = int(name[4:])
+                if value != b"%d" % i * 9:
+                    problems.append(f"{name!r} at {at}: {value!r}")
+                cursor.next() if dice.random() < 0.6 else cursor.prev()
+            i = dice.randrange(400)
+            if version.lookup(key(i)) != (1, b"%d" % i * 9):
+                problems.append(f"lookup of {i}")
+            counts[me] += 1
+
+    threads = [threading.Thread(target=read, args=(me,)) for me in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for round_ in range(1, 25):
+            flush(versions, [(key(i), 1000 * round_ + i, b"%d" % i * 9) for i in range(round_, 400, 7)])
+            versions.compact_all() if round_ % 3 == 0 else versions.maybe_compact()
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not problems
+    gc.collect()
+    assert versions.remove_obsolete() == 0
+    assert len(sst_names(versions.files)) == sum(len(level) for level in versions.current.files())
 
 
 # -- tables that travel -----------------------------------------------------------------------------------------------
