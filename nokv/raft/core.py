@@ -127,8 +127,9 @@ class RaftCore:
         self.heartbeat_elapsed = 0
         self.leading_ticks = 0
         self.randomized_election_ticks = 0
-        # A node that just started may have promised a lease before: with lease reads it waits that promise out.
-        self.boot_ticks = config.election_ticks if config.read_mode is ReadMode.LEASE else 0
+        # A node that was part of a term may have promised a lease before it started again: it waits that promise out.
+        promised = config.read_mode is ReadMode.LEASE and (hard_state.term > 0 or config.async_storage_writes)
+        self.boot_ticks = config.election_ticks if promised else 0
         self.votes: dict[int, bool] = {}
         self.progress = ProgressMap()
         self.membership = Configuration()

@@ -57,7 +57,7 @@ class _SmallQuorum(RaftCore):
         voters = sorted(self.progress[i].match for i in self.membership.incoming if i in self.progress)
         if not voters:
             return False
-        return self.log.maybe_commit(self.term, voters[len(voters) // 2])
+        return self.log.maybe_commit(self.term, voters[-(len(voters) // 2)] if len(voters) > 1 else voters[0])
 
 
 class _ReadWithoutQuorum(RaftCore):

@@ -232,7 +232,7 @@ class RaftSim:
         self.keep_entries = draw.choice((0, 2, 10))
         self.compact_every = draw.choice((4, 10, 30, 1 << 30))
         self.skew = draw.choice((0, 5, 10))
-        self.client_count = draw.choice((2, 3, 5))
+        self.client_count = draw.choice((3, 5, 8))
         self.crash_in_ready = draw.choice((0, 0, 3, 15))
         self.message_size = draw.choice((1, 1, 64, 1 << 20))
         self.inflight = draw.choice((1, 1, 4, 256))
@@ -256,11 +256,27 @@ class RaftSim:
             self.kinds = [kind for kind in self.kinds if kind != "pause"] or ["crash"]
         elif self.bugs.lease_reads_with_pauses:
             self.kinds += ["pause", "pause", "pause"]
-        self.fault_gap = draw.choice((150, 300, 600))
+        self.fault_gap = draw.choice((150, 400, 800, 1500))
         # A leader that is removed from two voters and steps down at once may leave the other with a shorter log than
         # its own, unable to win and unable to learn that it is alone now. So: never below three, or no stepping down.
         self.step_down = self.voter_count >= 3 and draw.random() < 0.6
         self.voters_min = 3 if self.step_down else 1
+        if self.strike:
+            self._draw_strikes(draw)
+
+    def _draw_strikes(self, draw: random.Random) -> None:
+        """A profile of its own: leaders live a few message delays, and reach only some of the others."""
+        if not self.changes:
+            self.voter_count = self.node_count = draw.choice((3, 5, 5))
+        elif self.voter_count < 3:
+            self.voter_count, self.node_count = 3, 5
+        if not self.changes and not self.lease:
+            self.safe_elections = False
+        self.message_size = self.inflight = 1
+        self.loss = draw.choice((0, 3))
+        self.disk_latency = draw.choice((0, 20, 100))
+        self.long_delay = draw.choice((0, 10, 20))
+        self.fault_gap = 300 if self.changes else 1500
 
     def _pick(self, bound: int) -> int:
         return int(self.random.random() * bound)
@@ -608,6 +624,8 @@ class RaftSim:
         if lost:
             self._count("loss")
             return
+        if (message.sender, message.to) in self.blocked:
+            return  # what had left before the cut still arrives
         delay = 5 + self._pick(50)
         if self.long_delay and not self.calm and self._pick(100) < self.long_delay:
             delay += self._pick(3 * ELECTION)
@@ -620,8 +638,6 @@ class RaftSim:
             self._after(node)
 
     def _arrive(self, message: Message) -> None:
-        if (message.sender, message.to) in self.blocked:
-            return
         node = self.nodes.get(message.to)
         if node is None or node.raw is None:
             return
@@ -644,7 +660,7 @@ class RaftSim:
 
     # -- clients -------------------------------------------------------------------------------------------------------
     def _client_turn(self, client: int) -> None:
-        self._at(20 + self._pick(60), lambda: self._client_turn(client))
+        self._at((ELECTION if self.calm else 10) + self._pick(60), lambda: self._client_turn(client))
         pending = self.outstanding[client]
         if pending is not None:
             if self.now < pending.deadline:
@@ -749,28 +765,32 @@ class RaftSim:
         getattr(self, f"_fault_{kind}")(node)
 
     def _strike_soon(self, node: _Node) -> None:
-        """Leaders that live just long enough to begin something: the schedules of figure 8 of the Raft paper."""
+        """A leader that lives just long enough to begin something, the schedules of figure 8 of the Raft paper."""
+        if not self._pick(2 if self.changes else 8):
+            return  # this one may live
+        deaf = [other for other in self.nodes if other != node.id and self._pick(2)]
+        self._cut({(node.id, other) for other in deaf}, 50 + self._pick(400))
 
         def strike() -> None:
             if self.calm or node.raw is None or node.raw.core.role is not NodeRole.LEADER:
                 return
             self._count("strike")
             if self._pick(2) and self._may_lose_one():
-                self._crash(node)
+                self._crash(node, 300)
             else:
-                self._fault_cut_one(node)
-            self._at(50 + self._pick(200), lambda: self._fault_campaign(self.nodes[1 + self._pick(self.node_count)]))
+                self._isolate(node, 100 + self._pick(1500))
+            self._at(20 + self._pick(100), lambda: self._fault_campaign(self.nodes[1 + self._pick(self.node_count)]))
 
-        self._at(10 + self._pick(150), strike)
+        self._at(10 + self._pick(400), strike)
 
     def _may_lose_one(self) -> bool:
         down = sum(node.raw is None for node in self.nodes.values())
         return down <= (self.node_count - 1) // 2
 
-    def _crash(self, node: _Node) -> None:
+    def _crash(self, node: _Node, down: int = ELECTION) -> None:
         self._count("crash")
         self._stop(node)
-        self._at(50 + self._pick(ELECTION), lambda: self._restart(node))
+        self._at(50 + self._pick(down), lambda: self._restart(node))
 
     def _restart(self, node: _Node) -> None:
         if node.raw is None:
@@ -785,26 +805,32 @@ class RaftSim:
         elif self._may_lose_one():
             self._crash(node)
 
-    def _cut(self, pairs: set[tuple[int, int]]) -> None:
+    def _cut(self, pairs: set[tuple[int, int]], duration: int) -> None:
         self.blocked |= pairs
 
         def mend() -> None:
             self.blocked -= pairs
 
-        self._at(100 + self._pick(3 * ELECTION), mend)
+        self._at(duration, mend)
+
+    def _isolate(self, node: _Node, duration: int) -> None:
+        others = [other for other in self.nodes if other != node.id]
+        self._cut({(node.id, other) for other in others} | {(other, node.id) for other in others}, duration)
+
+    def _some_time(self) -> int:
+        return 100 + self._pick(2 * ELECTION)
 
     def _fault_cut_one(self, node: _Node) -> None:
-        others = [other for other in self.nodes if other != node.id]
-        self._cut({(node.id, other) for other in others} | {(other, node.id) for other in others})
+        self._isolate(node, self._some_time())
 
     def _fault_cut_half(self, node: _Node) -> None:
         side = {other for other in self.nodes if self._pick(2)}
-        self._cut({(a, b) for a in self.nodes for b in self.nodes if (a in side) != (b in side)})
+        self._cut({(a, b) for a in self.nodes for b in self.nodes if (a in side) != (b in side)}, self._some_time())
 
     def _fault_cut_one_way(self, node: _Node) -> None:
         others = [other for other in self.nodes if other != node.id and self._pick(3)]
         inward = self._pick(2)
-        self._cut({(other, node.id) if inward else (node.id, other) for other in others})
+        self._cut({(other, node.id) if inward else (node.id, other) for other in others}, self._some_time())
 
     def _fault_pause(self, node: _Node) -> None:
         node.paused_until = self.now + 50 + self._pick(3 * ELECTION)
@@ -845,6 +871,8 @@ class RaftSim:
         except ProposalDropped:
             return
         self._after(node)
+        if self._pick(2) and not self.calm:
+            self._at(10 + self._pick(150), lambda: self._fault_cut_half(node))
 
     def _draw_change(self, state: ConfState) -> ConfChange | ConfChangeV2 | None:
         """Something that leaves at least one voter, whatever of it is applied."""
@@ -852,7 +880,7 @@ class RaftSim:
             return ConfChangeV2() if not state.auto_leave else None
         voters, others = list(state.voters), [i for i in self.nodes if i not in state.voters]
         changes = []
-        for _ in range(1 + self._pick(2)):
+        for _ in range(1 + self._pick(4)):
             if others and (len(voters) <= self.voters_min or self._pick(2)):
                 target = others.pop(self._pick(len(others)))
                 kind = ConfChangeKind.ADD_LEARNER if not self._pick(3) else ConfChangeKind.ADD_VOTER
@@ -872,6 +900,7 @@ class RaftSim:
     def _heal(self) -> None:
         self.calm = True
         self.blocked = set()
+        self.disk_latency = min(self.disk_latency, 20)
         self._note(5)
         for node in self.nodes.values():
             node.paused_until = 0
