@@ -1,4 +1,5 @@
-"""The write-ahead log: parity with a list (ENG-12), shared types (ENG-03), damage (ENG-04), retention (ENG-05), sync."""
+"""The write-ahead log: parity with a list (ENG-12), shared types (ENG-03), damage (ENG-04), retention (ENG-05),
+sync."""
 
 from __future__ import annotations
 
