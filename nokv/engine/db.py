@@ -574,32 +574,35 @@ class _IntervalSyncer:
     def __init__(self, db: DB, interval_s: float) -> None:
         self._db = weakref.ref(db)
         self._interval_s = interval_s
-        self._work = threading.Event()
-        self._stop = threading.Event()
+        self._changed = threading.Condition()
+        self._pending = False
+        self._stopping = False
         self._thread: threading.Thread | None = None
-        self._start_lock = threading.Lock()
 
     def wake(self) -> None:
-        if self._thread is None:
-            with self._start_lock:
-                if self._thread is None and not self._stop.is_set():
-                    self._thread = threading.Thread(target=self._run, name="nokv-sync", daemon=True)
-                    self._thread.start()
-        self._work.set()
+        with self._changed:
+            if self._thread is None and not self._stopping:
+                self._thread = threading.Thread(target=self._run, name="nokv-sync", daemon=True)
+                self._thread.start()
+            self._pending = True
+            self._changed.notify()
 
     def stop(self) -> None:
-        self._stop.set()
-        self._work.set()
-        thread = self._thread
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+            thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
     def _run(self) -> None:
         while True:
-            self._work.wait()
-            if self._stop.wait(self._interval_s):
-                return
-            self._work.clear()
+            with self._changed:
+                self._changed.wait_for(lambda: self._pending or self._stopping)
+                # the interval runs from the first write on; only the end cuts it short
+                if self._changed.wait_for(lambda: self._stopping, self._interval_s):
+                    return
+                self._pending = False
             db = self._db()
             if db is None:
                 return
@@ -623,8 +626,7 @@ def open_db(
     """Open the database in directory `path`, or make one.
 
     durability: what a finished write survives without `sync=True`. "process": the death of this process. "interval":
-    power
-    loss too, but for the last 100 ms. "sync": power loss. `sync=True` on a call always means power loss.
+    power loss too, but for the last 100 ms. "sync": power loss. `sync=True` on a call always means power loss.
     read_only: look at a directory that nobody has open for writing; several processes may. Nothing on disk changes.
     `mode` is the directory mode that the caller understands; an application leaves it alone.
 
