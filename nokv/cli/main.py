@@ -8,6 +8,7 @@ silent.
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -62,6 +63,15 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, self.lazy[name][1]) for name in self.list_commands(ctx)])
 
+
+_OS_HINTS = {
+    errno.ENOSPC: "free some space, then run the same command again",
+    errno.EDQUOT: "free some space, then run the same command again",
+    errno.EACCES: "check the permissions",
+    errno.EPERM: "check the permissions",
+    errno.EROFS: "the file system is read-only",
+    errno.EMFILE: "raise the limit of open files: ulimit -n",
+}
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "get": ("nokv.cli.data:get", "Print the value of one key."),
@@ -153,7 +163,7 @@ def run_command(command: click.Command, argv: list[str] | None = None, name: str
     except OSError as error:
         _debug()
         where = f"{error.filename}: " if error.filename else ""
-        _say(f"{where}{error.strerror or error}", "", "")
+        _say(f"{where}{error.strerror or error}", "", _OS_HINTS.get(error.errno or 0, ""))
         return 1
     except Exception as error:  # the outermost loop: our own bug, said in one line
         _debug()

@@ -19,7 +19,7 @@ from typing import Any
 from nokv.engine.mode import read_mode
 from nokv.env.files import OsFiles
 from nokv.env.ports import Files
-from nokv.errors import Busy, Corruption, Locked, ModeError, NoKVError, NotFound
+from nokv.errors import Busy, Corruption, Locked, ModeError, NoKVError, NotFound, UsageError
 from nokv.migrate.inspect import open_for_reading
 
 __all__ = ["Blocker", "Plan", "plan"]
@@ -83,7 +83,10 @@ def require_directory(workdir: str, files: Files) -> None:
     """NotFound unless `workdir` is a NoKV directory; OSError of the system if it cannot be read."""
     if not files.exists(workdir):
         raise NotFound(f"no directory {workdir}", hint="--workdir names the directory that nokv.open() created")
-    names = files.listdir(workdir)
+    try:
+        names = files.listdir(workdir)
+    except NotADirectoryError:
+        raise UsageError(f"{workdir} is a file, not a directory", hint="check --workdir") from None
     if "CURRENT" not in names and "MODE.json" not in names:
         raise NotFound(f"{workdir} is not a NoKV directory: it has no CURRENT file", hint="check --workdir")
 

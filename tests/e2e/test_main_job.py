@@ -116,7 +116,8 @@ def test_the_demo_command(tmp_path: Path, source: Path) -> None:
     assert summary["ok"]
     stages = [stage["name"] for stage in summary["stages"]]
     assert stages == [
-        "load", "plan", "init", "control", "serve", "stores", "expand", "transfer-leader", "kill", "write", "verify", "stop",
+        "load", "plan", "init", "control", "serve", "stores",
+        "expand", "transfer-leader", "kill", "write", "verify", "stop",
     ]  # fmt: skip
     assert len(summary["membership_before"]) == 1
     assert [member["role"] for member in summary["membership_after"]] == ["voter"] * 3

@@ -3,6 +3,7 @@ and lies, and the same command always finishes the job with the same result."""
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -167,6 +168,40 @@ def test_a_crash_at_every_disk_operation() -> None:  # MIG-02, MIG-19
             except (AssertionError, NoKVError) as error:
                 raise AssertionError(where) from error
     assert all(modes.values()), modes
+
+
+CHANGES = ("create", "open_log", "write", "sync", "makedirs", "rename", "remove", "rmdir", "link", "sync_dir")
+
+
+@pytest.mark.parametrize("kind", [*CHANGES, "map_file", "read_file", "listdir", "lock"])
+def test_an_error_at_every_disk_operation(kind: str) -> None:  # MIG-19
+    """Whatever fails, the error is one of ours or the system's, the mode tells the truth, and a rerun finishes."""
+    base = CrashFiles(seed=1)
+    fill("db", base, StepExecutor(inline=True))
+    for error in (errno.EIO, errno.ENOSPC):
+        for at in range(1, 1000):
+            disk = base.crash_clone("keep", seed=at)
+            faults = FaultFiles(disk)
+            faults.fail(kind, at=at, error=error)
+            where = f"{kind} number {at} failed with {errno.errorcode[error]}"
+            try:
+                promote_in_memory(faults)
+            except (NoKVError, OSError):
+                pass
+            if not faults.struck:
+                break
+            for mode in ("process", "drop"):
+                found = disk.crash_clone(mode, seed=at)
+                if read_mode("db", found).mode != "standalone":
+                    with pytest.raises(ModeError):
+                        nokv.open("db", files=found)
+                try:
+                    promote_in_memory(found)
+                    check_seed("db", found)
+                except (AssertionError, NoKVError) as problem:
+                    raise AssertionError(f"{where}, {mode}: {faults.struck}") from problem
+        else:
+            raise AssertionError(f"{kind} never came to an end")
 
 
 @pytest.mark.parametrize("damage", ["catalog", "manifest", "manifest-missing", "table"])
