@@ -1,4 +1,4 @@
-"""ENG-02, R2k: a real process, a real SIGKILL: what was acknowledged with sync=True is there, and history is a prefix."""
+"""ENG-02, R2k: a real process, a real SIGKILL: what was acknowledged with sync=True is there."""
 
 from __future__ import annotations
 

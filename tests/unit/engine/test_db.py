@@ -70,7 +70,7 @@ def test_is_a_mapping(db: nokv.DB) -> None:
     db[b"k"] = b"v"
     db.update({b"a": b"1", b"b": b"2"})
     assert db[b"k"] == b"v" and b"k" in db and b"z" not in db and len(db) == 3
-    assert list(db) == [b"a", b"b", b"k"] and list(db.items())[0] == (b"a", b"1") and list(db.values())[0] == b"1"
+    assert list(db) == [b"a", b"b", b"k"] and next(iter(db.items())) == (b"a", b"1") and next(iter(db.values())) == b"1"
     assert db.pop(b"a") == b"1" and db.setdefault(b"n", b"m") == b"m"
     for missing in (lambda: db[b"zz"], lambda: db.__delitem__(b"zz")):
         with pytest.raises(KeyError):
@@ -442,7 +442,6 @@ def test_everything_raises_closed_after_close(path: str) -> None:
     started.close()
     snapshot.close()
     snapshot.close()
-    del db, family, fresh, under
 
 
 def test_scans_and_snapshots_outlive_flush_compaction_and_the_names_of_their_files(path: str) -> None:

@@ -147,7 +147,7 @@ def test_a_torn_tail_is_cut_and_damage_before_it_is_not() -> None:
 @settings(max_examples=100, deadline=None)
 def test_any_bytes_are_refused_or_read(junk: bytes, seed: int) -> None:
     """R4: a parser of hostile bytes returns or raises Corruption, nothing else."""
-    files, records, paths = small_log()
+    files, _, paths = small_log()
     path = paths[seed % len(paths)]
 
     def paste(data: bytearray) -> None:
@@ -180,7 +180,7 @@ def test_a_segment_stays_until_everybody_is_past_it(place: tuple[Files, str]) ->
     """ENG-05"""
     files, directory = place
     wal = Wal(files, directory, 1024, ("engine", "raft"))
-    for n in range(60):
+    for _ in range(60):
         wal.append(16, b"x" * 100)
     everything = wal.segments()
     assert len(everything) > 4
