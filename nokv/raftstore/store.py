@@ -55,6 +55,7 @@ __all__ = ["Background", "RegionStore", "StoreOptions"]
 Background = Callable[[Callable[[], Any], Callable[[Any, BaseException | None], None]], None]
 """`background(work, done)`: run `work()` on another thread, then `done(result, error)` on the store's thread."""
 
+WRITE_GROUP_BYTES_MAX = 16 << 20  # an entry must fit the Raft codec's 32 MiB, and not hold up heartbeats for long
 READ_AHEAD_TS = 60_000 << 18
 """A read may name a timestamp at most a minute ahead of what this store has seen: later commits have to stay above
 it."""
@@ -237,6 +238,11 @@ class RegionStore:
             peer = self.router.check(region_id, store_id, epoch)
             region = peer.region
             if write:
+                if len(commands) > WRITE_GROUP_BYTES_MAX:
+                    raise UsageError(
+                        f"a group of writes has at most {WRITE_GROUP_BYTES_MAX:,} bytes, not {len(commands):,}",
+                        hint="smaller values, or fewer at once",
+                    )
                 request.count = check_writes(commands, region.start_key, region.end_key)
             else:
                 request.reads, request.all_gets = unpack_reads(commands, region.start_key, region.end_key)

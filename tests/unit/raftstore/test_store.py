@@ -82,6 +82,9 @@ def test_every_refusal_is_typed(sim: Sim) -> None:  # RS-05, EX-01
             sim.call(store, write=False, commands=get, **changes)
     with pytest.raises(UsageError):
         sim.call(store, write=True, commands=get)
+    too_large = command.pack_puts([(b"k", bytes(16 << 20))])
+    with pytest.raises(UsageError, match="at most"):
+        sim.call(store, write=True, commands=too_large)
     with pytest.raises(UsageError, match="minute in the future"):
         sim.get([b"k"], ts=1 << 63)
     outcomes = {admission.outcome.value for admission in store.store.diagnostics.last_refusal.values()}
