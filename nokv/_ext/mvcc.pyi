@@ -1,6 +1,7 @@
 from collections.abc import Callable, Iterable
 
 from nokv._ext.batch import WriteBatch
+from nokv._ext.db import Core
 
 TS_MAX: int
 SHORT_VALUE_MAX: int
@@ -31,6 +32,9 @@ def scan_visible(
     keys_only: bool = False,
     locks: dict[bytes, bytes] | None = None,
 ) -> tuple[list[tuple[bytes, bytes]], bool]: ...
+def committed_many(
+    core: Core, keys: Iterable[bytes], ts: int, write_family: int, default_family: int
+) -> tuple[list[bytes | None], list[int]]: ...
 def apply_batch(
     payload: bytes, batch: WriteBatch, write_family: int, default_family: int
 ) -> tuple[int, list[int], int] | None: ...

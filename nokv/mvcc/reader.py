@@ -14,8 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
+from nokv._ext.db import Core
 from nokv._ext.mvcc import (
     TS_MAX,
+    committed_many,
     encode_key,
     lock_start_ts,
     resolve,
@@ -58,18 +60,24 @@ class FamilyView(Protocol):
     ) -> Iterator[Pair]: ...
 
 
+class NamedView(FamilyView, Protocol):
+    @property
+    def id(self) -> int: ...
+
+
 class ReadView(FamilyView, Protocol):
     """The plain family itself, and the others by name."""
 
-    def family(self, name: str, /) -> FamilyView: ...
+    def family(self, name: str, /) -> NamedView: ...
 
 
 class MvccReader:
     """Reads over one view. Cheap to make; holds nothing but the families."""
 
-    __slots__ = ("_default", "_lock", "_plain", "_write")
+    __slots__ = ("_core", "_default", "_lock", "_plain", "_write")
 
     def __init__(self, view: ReadView) -> None:
+        self._core = view if isinstance(view, Core) else None
         self._plain: FamilyView = view
         self._lock = view.family(FAMILY_LOCK)
         self._write = view.family(FAMILY_WRITE)
@@ -85,6 +93,8 @@ class MvccReader:
     def get_many(self, keys: Sequence[bytes], ts: int = TS_MAX) -> list[bytes | KeyLocked | None]:
         """One answer per key, in order; a locked key answers with its KeyLocked instead of failing the others."""
         locked = self._any_locks()
+        if self._core is not None and not locked:
+            return self._get_many_compiled(self._core, keys, ts)
         out: list[bytes | KeyLocked | None] = []
         plain_keys: list[bytes] = []
         plain_at: list[int] = []
@@ -102,6 +112,14 @@ class MvccReader:
             out.append(value)
         if plain_keys:
             for at, value in zip(plain_at, self._plain.get_many(plain_keys), strict=True):
+                out[at] = value
+        return out
+
+    def _get_many_compiled(self, core: Core, keys: Sequence[bytes], ts: int) -> list[bytes | KeyLocked | None]:
+        values, missing = committed_many(core, keys, ts, self._write.id, self._default.id)
+        out: list[bytes | KeyLocked | None] = list(values)
+        if missing:
+            for at, value in zip(missing, self._plain.get_many([keys[at] for at in missing]), strict=True):
                 out[at] = value
         return out
 

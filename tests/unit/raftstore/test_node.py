@@ -1,7 +1,7 @@
 """Three StoreNodes in one process over loopback gRPC: seed, serve, expand while writing, transfer, restart, remove.
 
-RS-11 RS-13 RS-14 RS-15 RS-17 RS-20, MIG-22 MIG-23 MIG-25 MIG-26 MIG-32, EX-02 EX-03, TR-01. No sleeping: every wait is for a
-condition, through the node's own `wait_until`, or for an answer.
+RS-11 RS-13 RS-14 RS-15 RS-17 RS-20, MIG-22 MIG-23 MIG-25 MIG-26 MIG-32, EX-02 EX-03, TR-01. No sleeping: every wait
+is for a condition, through the node's own `wait_until`, or for an answer.
 """
 
 from __future__ import annotations
