@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -155,6 +153,9 @@ def stats(workdir: str | None, expvar: str | None, directory: str | None, no_reg
 
 
 def _fetch(address: str) -> dict[str, Any]:
+    import urllib.error
+    import urllib.request
+
     url = address if "://" in address else f"http://{address}"
     url = url if url.endswith("/debug/vars") else url.rstrip("/") + "/debug/vars"
     if not url.startswith(("http://", "https://")):

@@ -240,9 +240,20 @@ def demo(source: Path, base: Path, artifacts: Path, *, keep: bool) -> int:
         click.echo("\n" + summary.text())
         note(f"\nwritten: {artifacts}/summary.json and summary.txt")
     if keep:
-        click.echo(f"\nattach:  nokv scan --limit 5 --dir {directory}\n         nokv cluster status --dir {directory}")
-        click.echo(f"stop:    nokv cluster down --dir {directory}")
+        command = _command()
+        click.echo(f"\nattach:  {command} scan --limit 5 --dir {directory}")
+        click.echo(f"         {command} cluster status --dir {directory}")
+        click.echo(f"         python: nokv.connect({job.running.coordinator_addresses})")
+        click.echo(f"stop:    {command} cluster down --dir {directory}")
     return 0 if summary.ok else 1
+
+
+def _command() -> str:
+    """How to call `nokv` from this shell."""
+    if shutil.which("nokv"):
+        return "nokv"
+    beside = Path(sys.executable).with_name("nokv")
+    return str(beside) if beside.exists() else f"{sys.executable} -m nokv.cli"
 
 
 def _kill_and_restart(job: MigrationRun, writer: Writer, details: dict[str, Any]) -> None:

@@ -106,6 +106,39 @@ def test_a_target_that_dies_during_import_costs_nothing(job: tuple[MigrationRun,
     migration.replica_digests()
 
 
+def test_membership_needs_no_coordinator(job: tuple[MigrationRun, Ledger], capsys: pytest.CaptureFixture[str]) -> None:
+    """RS-20, MIG-39, MIG-41: expand, remove and expand again with the coordinator dead; data equal in the end."""
+    migration, ledger = job
+    migration.running.kill("coordinator-1")
+    migration.expand()
+    seed, third = (migration.running.get(name).address for name in ("store-1", "store-3"))
+    common = ["--addr", seed, "--region", "1", "--workdir", str(migration.workdir), "--json"]
+    assert run(["migrate", "remove-peer", *common, "--peer", "301", "--target-addr", third]) == 0
+    removed = json.loads(capsys.readouterr().out)
+    assert [member["peer_id"] for member in removed["membership_after"]] == [101, 201]
+    migration.running.kill("store-3")
+    migration.running.start("store-3")
+    assert run(["migrate", "expand", *common, "--target", f"3:302@{third}"]) == 0
+    expanded = json.loads(capsys.readouterr().out)
+    assert [member["peer_id"] for member in expanded["membership_after"]] == [101, 201, 302]
+    assert run(["migrate", "remove-peer", *common, "--peer", "101"]) == 4  # it leads
+    assert "transfer-leader" in capsys.readouterr().err
+    assert run(["migrate", "status", "--workdir", str(migration.workdir), "--addr", seed, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["rollout"]["last_finished"].startswith("expand 3:302")
+    assert not shown["rollout"]["pending"]
+    assert shown["cluster"]["local_hosted"]  # MIG-34
+    assert shown["cluster"]["leader_peer"] == 101
+    assert shown["cluster"]["membership_size"] == 3
+    migration.running.start("coordinator-1")
+    migration.replica_digests()
+    client = nokv.connect(migration.running.coordinator_addresses, timeout_s=30.0)
+    try:
+        verify_entries(ledger, client.scan())
+    finally:
+        client.close()
+
+
 def test_the_demo_command(tmp_path: Path, source: Path) -> None:
     environment = {**os.environ, "DEMO_DATA": str(source), "DEMO_DIR": str(tmp_path / "demo")}
     environment.pop("KEEP", None)
