@@ -151,7 +151,8 @@ class DB(Core, MutableMapping[bytes, bytes]):
     def _check_writable(self) -> None:
         self._check_open()
         if self._poisoned:
-            raise ReadOnly(f"{self.path} is read-only: {self._poisoned}", cause=self._poisoned, hint="close and reopen")
+            hint = "open it without read_only" if self._read_only else "close and reopen"
+            raise ReadOnly(f"{self.path} is read-only: {self._poisoned}", cause=self._poisoned, hint=hint)
         if self._wal.failure is not None:
             raise ReadOnly(
                 f"{self.path} is read-only: {self._wal.failure}", cause=self._wal.failure, hint="close and reopen"
@@ -292,9 +293,9 @@ class DB(Core, MutableMapping[bytes, bytes]):
             self._flushed_bytes += mem.used_bytes
             self._flush_error = None
             self._wal.retain(ENGINE, following.first_segment)
+        self._submit_compaction()
         for callback in list(self._on_flush):
             callback()
-        self._submit_compaction()
         return True
 
     def _submit_compaction(self) -> None:
@@ -326,8 +327,13 @@ class DB(Core, MutableMapping[bytes, bytes]):
             self._check_writable()
             if len(self.view.mem):
                 self._switch_memtable()
-        while self._flush_oldest():
-            pass
+        try:
+            while self._flush_oldest():
+                pass
+        except OSError as error:
+            raise ReadOnly(
+                f"{self.path}: flush failed: {error}", cause=str(error), hint="reads go on; free some space, then retry"
+            ) from error
 
     def compact(self) -> None:
         """Flush, then merge all tables into one level, compressed, without superseded versions and deletes."""
@@ -533,11 +539,27 @@ class DB(Core, MutableMapping[bytes, bytes]):
             for executor in self._own_executors:
                 executor.close()
             with self._flush_mutex, self._compaction_mutex:
-                self._wal.close(sync=not self._poisoned)
-                self._versions.close()
+                try:
+                    self._wal.close(sync=not self._poisoned)
+                finally:
+                    self._versions.close()
         finally:
             self._on_flush.clear()
             self._lock.release()
+
+    def __del__(self) -> None:
+        """Dropped without a close: let go of threads, memory and the lock. With injected ports, not another operation."""
+        if self.state != 0:
+            return
+        self.state = 1
+        self.ready = False
+        with contextlib.suppress(NoKVError, OSError):  # nobody is left to tell
+            if self._syncer is not None:
+                self._syncer.stop()
+            for executor in self._own_executors:
+                executor.close()
+            self._wal.close(sync=bool(self._own_executors) and not self._poisoned)
+        self._lock.release()
 
     def _forked(self) -> None:
         """In the child of a fork: this handle is dead, and the parent's lock stays the parent's."""

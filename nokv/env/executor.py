@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -63,6 +64,8 @@ class ThreadExecutor:
                 self._running = 1
             try:
                 step()
+            except Exception:  # a bug of the step's owner, who must not raise: report it and serve the others
+                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), self._thread)))
             finally:
                 del step
                 with self._changed:

@@ -136,6 +136,9 @@ class FileLock:
         if fd >= 0:
             os.close(fd)
 
+    def __del__(self) -> None:
+        self.abandon()
+
 
 class OsFiles:
     """`nokv.env.Files` over the operating system."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import random
 import shelve
@@ -459,6 +460,42 @@ def test_scans_and_snapshots_outlive_flush_compaction_and_the_names_of_their_fil
         snapshot.close()
         db.compact()
         assert set(db.scan(keys=False)) == {b"new"} and not db.snapshot_sequences()
+
+
+def test_a_dropped_database_gives_its_lock_back(path: str) -> None:
+    db = nokv.open(path)
+    db.put(b"k", b"v")
+    del db
+    gc.collect()
+    with nokv.open(path) as again:
+        assert dict(again) == {b"k": b"v"}
+
+
+def test_read_only_opening_changes_nothing(path: str) -> None:
+    with nokv.open(path, families=["f"]) as db:
+        db.put(b"flushed", b"1")
+        db.flush()
+        db.family("f").put(b"logged", b"2")
+        with pytest.raises(nokv.Locked):
+            nokv.open(path, read_only=True)
+
+    def state() -> list[tuple[str, int, int]]:
+        return sorted((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in Path(path).rglob("*"))
+
+    before = state()
+    with nokv.open(path, read_only=True) as one, nokv.open(path, read_only=True) as two:
+        assert dict(one) == {b"flushed": b"1"} and two.family("f").get(b"logged") == b"2"
+        assert one.stats()["wal"]["segments"] >= 1 and [p for _, _, p in one.wal.replay({1})]
+        writes: list[Any] = [
+            lambda: one.put(b"k", b"v"), one.flush, one.compact, one.sync, lambda: one.wal.append(16, b""),
+            lambda: one.family("new", create=True), lambda: one.ingest([]), lambda: one.put_many([(b"a", b"b")]),
+        ]  # fmt: skip
+        for write in writes:
+            with pytest.raises(nokv.ReadOnly):
+                write()
+        with pytest.raises(nokv.Locked):
+            nokv.open(path)
+    assert state() == before
 
 
 @pytest.mark.parametrize("end", ["db", "scan", "snapshot", "nothing", "exit"])
