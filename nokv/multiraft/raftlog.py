@@ -74,16 +74,18 @@ class GroupLog:
     """The log of one group: a `raft.LogStorage`, all live entries in memory. Made by `RaftLog.group`."""
 
     __slots__ = (
-        "_based",
         "_conf_state",
+        "_connected",
         "_entries",
         "_hard_state",
         "_log",
         "_mark_segment",
+        "_newest_mark",
         "_offset",
         "_places",
         "_state_segment",
         "_term",
+        "_whole",
         "damaged",
         "group_id",
         "snapshot_source",
@@ -102,7 +104,12 @@ class GroupLog:
         self._conf_state = ConfState()
         self._offset = 0  # index and term of what precedes the first live entry
         self._term = 0
-        self._based = True  # False during recovery until a mark says where the log starts
+        # Only recovery makes these False. When a group's oldest records lie in freed segments, what is left may begin
+        # anywhere and have holes that a later mark makes irrelevant: `_whole` says that this cannot be (any more),
+        # `_connected` that the live entries begin right behind a mark.
+        self._whole = True
+        self._connected = True
+        self._newest_mark: tuple[int, int] | None = None
         self._entries: list[Entry] = []
         self._places: list[tuple[int, int]] = []  # (first index, segment) of each run of entries, rising indexes
         self._mark_segment = 0
@@ -220,8 +227,8 @@ class GroupLog:
         """One record during recovery. Sets `damaged` instead of raising, so that the other groups go on."""
         if op == OP_ENTRIES:
             self._replay_entries(entries)
-        elif op == OP_COMPACTED and not self._based:
-            self._replay_first_mark(metadata)
+        elif op == OP_COMPACTED and not self._whole and metadata is not None:
+            self._replay_partial_mark(metadata)
         elif metadata is not None:
             self.set_mark(op, metadata)
         if state is not None:
@@ -241,32 +248,38 @@ class GroupLog:
         if not entries:
             return
         first = entries[0].index
-        if not self._based and (not self._entries or first <= self._offset):
-            # What precedes lies in freed segments; a mark that comes later says where the log starts.
+        hole = first > self.last_index() + 1
+        if not self._whole and (hole or (not self._connected and (not self._entries or first <= self._offset))):
             self._entries.clear()
             self._places.clear()
-            self._offset, self._term = first - 1, 0
-        if first > self.last_index() + 1:
+            self._connected = self._newest_mark is not None and first <= self._newest_mark[0] + 1
+            if self._connected and self._newest_mark is not None:
+                self._offset, self._term = self._newest_mark
+            else:
+                self._offset, self._term = first - 1, 0
+        elif hole:
             self.damage(f"entries {self.last_index() + 1} to {first - 1} are missing")
             return
         self.append(entries)
 
-    def _replay_first_mark(self, metadata: SnapshotMetadata | None) -> None:
-        """A compaction whose earlier mark lies in a freed segment: what was replayed so far continues behind it."""
-        assert metadata is not None
-        if self._entries and self._offset > metadata.index:
-            self.damage(f"entries {metadata.index + 1} to {self._offset} are missing")
-        if self._entries and self._offset == metadata.index:
-            self._term = metadata.term  # known only now
-        if self._offset < metadata.index <= self.last_index() and self.term(metadata.index) != metadata.term:
-            self.damage(f"entry {metadata.index} has another term than the mark behind it")
-        self._based = True
+    def _replay_partial_mark(self, metadata: SnapshotMetadata) -> None:
+        """A compaction, while the records before lie in segments that are freed in part."""
+        index = metadata.index
+        self._conf_state = metadata.conf_state
+        self._newest_mark = (index, metadata.term)
+        if self._entries and index < self._offset:
+            return  # a later mark must reach the entries: what is between was live then, and is not any more
+        if self._entries and index == self._offset and not self._connected:
+            self._term = metadata.term
+        elif self._offset < index <= self.last_index() and self.term(index) != metadata.term:
+            self.damage(f"entry {index} has another term than the mark behind it")
+        self._connected = True
         self.set_mark(OP_COMPACTED, metadata)
 
     def check_recovered(self) -> None:
         """After the last record: does the group stand on its own feet?"""
-        if not self._based:
-            self.damage("no record says where the log starts: older segments are missing")
+        if not self._connected:
+            self.damage(f"no mark leads up to entry {self._offset + 1}: older segments are missing")
         elif self._hard_state.commit > self.last_index():
             self.damage(f"the log ends at {self.last_index()}, before the commit index {self._hard_state.commit}")
         elif self._entries and self._entries[0].term < self._term:
@@ -275,17 +288,17 @@ class GroupLog:
     def set_mark(self, op: int, metadata: SnapshotMetadata) -> None:
         """The log starts after `metadata.index` from now on."""
         index = metadata.index
-        keeps = op != OP_RESET and self._based and self._offset <= index <= self.last_index()
+        keeps = op != OP_RESET and self._connected and self._offset <= index <= self.last_index()
         if keeps and self.term(index) == metadata.term:
             del self._entries[: index - self._offset]
             self._offset = index
             self._cut_places_before(index + 1)
-        elif op == OP_CHECKPOINT and self._based and index < self._offset:
-            return  # an old one that a crash left behind a newer compaction
         else:
             self._entries.clear()
             self._places.clear()
-        self._based = True
+        self._connected = True
+        if op != OP_COMPACTED:
+            self._whole = True
         self._offset, self._term = index, metadata.term
         self._conf_state = metadata.conf_state
         if op == OP_RESET and self._hard_state.commit < index:
@@ -355,8 +368,9 @@ class GroupLog:
     def set_hard_state(self, hard_state: HardState) -> None:
         self._hard_state = HardState(hard_state.term, hard_state.vote, hard_state.commit)
 
-    def not_based(self) -> None:
-        self._based = False
+    def begin_partial(self) -> None:
+        """The group's first record that is left is not where its story begins."""
+        self._whole = self._connected = False
 
     def damage(self, message: str) -> None:
         if self.damaged is None:
@@ -383,6 +397,8 @@ class RaftLog:
         self._groups: dict[int, GroupLog] = {}
         self._rewrite_lag_segments = rewrite_lag_segments
         self._maintained_segment = -1
+        self._retained: int | None = 0
+        self._durable = False  # whether everything appended, also by the process before, survives power loss
         self.saves = 0
         self.syncs = 0
         self.records = 0
@@ -445,6 +461,7 @@ class RaftLog:
             changes.append((group, hard_state, entries))
         self.saves += 1
         if records:
+            self._durable = False
             positions = self._wal.append_many(records)
             self.records += len(records)
             self._remember(changes, owners, [position.segment for position in positions])
@@ -456,9 +473,11 @@ class RaftLog:
     def sync(self) -> None:
         """Make everything saved so far survive power loss."""
         self._wal.sync()
+        self._durable = True
         self.syncs += 1
 
     def write_mark(self, group: GroupLog, op: int, metadata: SnapshotMetadata) -> None:
+        self._durable = False
         position = self._wal.append(*CODEC.encode_mark(op, group.group_id, metadata))
         self.records += 1
         group.set_mark(op, metadata)
@@ -469,6 +488,7 @@ class RaftLog:
         """Forget the group, damaged or not. Its tombstone makes it stay forgotten."""
         group = self._groups.pop(group_id, None)
         if group is not None and (group.stored or group.damaged is not None):
+            self._durable = False
             self._wal.append(*CODEC.encode_removed(group_id))
             self.records += 1
             if sync:
@@ -513,18 +533,20 @@ class RaftLog:
         ]
         for group in rewritten:
             self._rewrite(group)
-        if rewritten:
-            self.sync()  # before the older copies may go
         self._maintained_segment = self._wal.active_segment
         oldest = self.oldest_needed()
         if any(group.damaged for group in self._groups.values()):
             oldest = 0  # keep the evidence until `remove`
+        if not self._durable and oldest != self._retained:
+            self.sync()  # a mark or copy that power loss takes back must not have freed anything
+        self._retained = oldest
         self._wal.retain(RETAINER, oldest)
 
     def _rewrite(self, group: GroupLog) -> None:
         metadata, hard_state, entries = group.live()
         records = [CODEC.encode_mark(OP_CHECKPOINT, group.group_id, metadata, hard_state)]
         records.extend(CODEC.encode_entries(group.group_id, None, entries))
+        self._durable = False
         positions = self._wal.append_many(records)
         self.records += len(records)
         self.rewrites += 1
@@ -544,7 +566,7 @@ class RaftLog:
             group = self._groups[group_id] = GroupLog(self, group_id)
             group.stored = True
             if op != OP_RESET:
-                group.not_based()
+                group.begin_partial()
         if group.damaged is not None:
             return  # until a tombstone
         try:

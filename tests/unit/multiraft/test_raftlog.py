@@ -262,7 +262,7 @@ START = CODEC.encode_mark(OP_RESET, 1, SnapshotMetadata(10, 5, CONF))
                 CODEC.encode_entries(1, None, entries(30, 33, 5)),
                 CODEC.encode_mark(OP_COMPACTED, 1, SnapshotMetadata(20, 5, CONF)),
             ),
-            "entries 21 to 29 are missing",
+            "no mark leads up to entry 30",
         ),
     ],
 )
