@@ -354,7 +354,7 @@ class _Output:
     def line(self, text: str) -> None:
         self.write(text + "\n")
 
-    def indented(self, call: Callable[[], None]) -> None:
+    def indented(self, call: Callable[[], object]) -> None:
         self._indent += 2
         try:
             call()
@@ -566,7 +566,7 @@ class _Interaction:
             else:
                 self._titled(node, title, call)
 
-    def _titled(self, node: _Node, title: str, call: Callable[[_Node], None]) -> None:
+    def _titled(self, node: _Node, title: str, call: Callable[[_Node], object]) -> None:
         self.output.line(f"> {node.raw.id} {title}")
         self.output.indented(lambda: call(node))
 
@@ -673,7 +673,7 @@ class _Interaction:
                     busy = True
             for node in nodes:
                 if any(True for _ in self._queued(node.raw.id, False, None)):
-                    self._titled(node, "receiving messages", lambda n: self._deliver(n.raw.id) and None)
+                    self._titled(node, "receiving messages", lambda n: self._deliver(n.raw.id))
                     busy = True
             for node in nodes:
                 if node.append_work:

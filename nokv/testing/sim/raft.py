@@ -24,6 +24,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from nokv.raft import (
@@ -211,7 +212,7 @@ class RaftSim:
                 node.disk.sync()
             self._start(node)
         for client in range(self.client_count):
-            self._at(self._pick(200), lambda c=client: self._client_turn(c))
+            self._at(self._pick(200), partial(self._client_turn, client))
         self._at(self._pick(600), self._nemesis)
         self.end = elections * ELECTION
 
@@ -1003,4 +1004,5 @@ class RaftSim:
 def _make_node(core: type[RaftCore], config: RaftConfig, storage: Any, randrange: Callable[[int], int]) -> RawNode:
     if core is RaftCore:
         return RawNode(config, storage, randrange)
-    return type("RawNode", (RawNode,), {"__slots__": (), "core_class": core})(config, storage, randrange)
+    mutant: type[RawNode] = type("RawNode", (RawNode,), {"__slots__": (), "core_class": core})
+    return mutant(config, storage, randrange)
