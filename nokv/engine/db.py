@@ -548,7 +548,7 @@ class DB(Core, MutableMapping[bytes, bytes]):
             self._lock.release()
 
     def __del__(self) -> None:
-        """Dropped without a close: let go of threads, memory and the lock. With injected ports, not another operation."""
+        """Dropped without a close: let go of threads, memory, the lock. With injected ports, no further operation."""
         if self.state != 0:
             return
         self.state = 1
