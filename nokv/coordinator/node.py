@@ -354,7 +354,10 @@ class CoordinatorNode:
         now = self._clock.monotonic_ns()
         if not self._era or self.lease.serving(now) != self._era:
             return 0
-        return self._tso.take(1, now) or 0
+        found = self._tso.take(1, now)
+        if found is None:
+            self._kick.set()
+        return found or 0
 
     # -- truth --------------------------------------------------------------------------------------------------------
     async def publish(self, events: Sequence[RootEvent], *, timeout_s: float = 4.0) -> Published:

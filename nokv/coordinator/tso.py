@@ -27,7 +27,7 @@ def physical_ms(timestamp: int) -> int:
 class TsoAllocator:
     """One era at a time: `begin`, then `next_fence` -> (append) -> `extend`, and `take` in between."""
 
-    __slots__ = ("_base_ms", "_base_ns", "_fence", "_last", "window_ms")
+    __slots__ = ("_base_ms", "_base_ns", "_fence", "_last", "_unused", "window_ms")
 
     def __init__(self, *, window_ms: int = 3_000) -> None:
         assert window_ms > 0
@@ -36,6 +36,7 @@ class TsoAllocator:
         self._fence = 0
         self._base_ms = 0
         self._base_ns = 0
+        self._unused = False  # nobody has asked since the window was extended: do not fill the log with fences
 
     @property
     def last(self) -> int:
@@ -53,7 +54,10 @@ class TsoAllocator:
         return self._base_ms + (now_ns - self._base_ns) // 1_000_000
 
     def next_fence(self, now_ns: int, now_ms: int) -> int | None:
-        """The fence to append now, or None while more than half of the window is left."""
+        """The fence to append now, or None while more than half of the window is left, or nobody asks for
+        timestamps."""
+        if self._fence and self._unused:
+            return None
         ahead = now_ms - self._physical(now_ns)
         if ahead > 0:
             self._base_ms += min(ahead, FOLLOW_WALL_MS_MAX)
@@ -65,11 +69,13 @@ class TsoAllocator:
     def extend(self, fence: int) -> None:
         """The rooted log has this fence for our era."""
         self._fence = max(self._fence, fence)
+        self._unused = True
 
     def take(self, count: int, now_ns: int) -> int | None:
         """The first of `count` consecutive timestamps, or None if the window does not reach that far."""
         if not 0 < count <= TSO_COUNT_MAX:
             raise ValueError(f"between 1 and {TSO_COUNT_MAX} timestamps at a time, not {count}")
+        self._unused = False
         first = max(self._last + 1, compose(self._physical(now_ns)))
         if first + count > self._fence:
             return None

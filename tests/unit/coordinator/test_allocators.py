@@ -43,13 +43,27 @@ def test_tso_follows_the_monotonic_clock_not_the_wall() -> None:
     assert tso.next_fence(clock.monotonic_ns(), clock.time_ms()) is not None
 
 
+def test_an_idle_allocator_does_not_fill_the_log() -> None:
+    clock = FakeClock()
+    tso = TsoAllocator(window_ms=1_000)
+    tso.begin(1, clock.monotonic_ns(), clock.time_ms())
+    fence = tso.next_fence(clock.monotonic_ns(), clock.time_ms())
+    assert fence is not None
+    tso.extend(fence)
+    clock.advance_ms(60_000)
+    assert tso.next_fence(clock.monotonic_ns(), clock.time_ms()) is None
+    assert tso.take(1, clock.monotonic_ns()) is None  # somebody asks: now it is worth a fence
+    assert tso.next_fence(clock.monotonic_ns(), clock.time_ms()) is not None
+
+
 def test_tso_follows_a_wall_clock_ahead_only_slowly() -> None:
     clock = FakeClock()
     tso = TsoAllocator(window_ms=3_000)
     tso.begin(1, clock.monotonic_ns(), clock.time_ms())
     clock.jump_wall_ms(86_400_000)
     fence = tso.next_fence(clock.monotonic_ns(), clock.time_ms())
-    assert fence is not None and physical_ms(fence) <= clock.time_ms() - 86_400_000 + 1_000 + 3_000
+    assert fence is not None
+    assert physical_ms(fence) <= clock.time_ms() - 86_400_000 + 1_000 + 3_000
 
 
 def test_more_timestamps_than_a_millisecond_has_spill_into_the_next() -> None:
