@@ -114,6 +114,7 @@ class CoordinatorNode:
         self._kick = asyncio.Event()  # the compete task has something to do
         self._tasks: list[asyncio.Task[None]] = []
         self._abandoned = False
+        self._stopping = False
         self.failure: BaseException | None = None
 
     @property
@@ -128,11 +129,7 @@ class CoordinatorNode:
     async def stop(self) -> None:
         """Stop serving at once, tell the log (so that nobody has to wait), and end."""
         step = self.lease.release()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        self._tasks = []
+        await self._end_tasks()
         self._notify()
         if step is not None and not self._abandoned:
             try:
@@ -142,17 +139,21 @@ class CoordinatorNode:
 
     async def abandon(self) -> None:
         """End as a crash would: no word to anybody."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        self._tasks = []
+        await self._end_tasks()
         self.lease.release()
         self._abandoned = True
 
+    async def _end_tasks(self) -> None:
+        self._stopping = True
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
     async def _run(self, work: Callable[[], Awaitable[None]]) -> None:
         """The outermost loop of a task: what nobody expected is shown, and the task begins again."""
-        while True:
+        while not self._stopping:
             try:
                 await work()
             except InvariantError as error:
@@ -167,6 +168,8 @@ class CoordinatorNode:
     async def _follow(self) -> None:
         revision = self.view.served.revision if self.view.known else 0
         async for update in self._root.tail(revision):
+            if self._stopping:
+                return
             if update.state is not None:
                 self.view.reset(update.state)
             else:
@@ -193,7 +196,7 @@ class CoordinatorNode:
 
     # -- the lease ----------------------------------------------------------------------------------------------------
     async def _compete(self) -> None:
-        while True:
+        while not self._stopping:
             self._kick.clear()
             now = self._clock.monotonic_ns()
             try:
@@ -213,7 +216,8 @@ class CoordinatorNode:
         now = self._clock.monotonic_ns()
         wait_ns = min(max(self.lease.wake_at_ns(now) - now, 10_000_000), self._tso.window_ms * 250_000)
         try:
-            await asyncio.wait_for(self._kick.wait(), wait_ns / 1e9)
+            async with asyncio.timeout(wait_ns / 1e9):  # not wait_for: in 3.11 it may swallow a cancellation
+                await self._kick.wait()
         except TimeoutError:
             pass
 

@@ -283,7 +283,8 @@ class RootClient:
             chunks: list[root_pb2.RootState] = []
             try:
                 while True:
-                    message = await asyncio.wait_for(call.read(), silence_s)
+                    async with asyncio.timeout(silence_s):
+                        message = await call.read()
                     if message is END_OF_STREAM:
                         break
                     last = token_from_pb(message.last)

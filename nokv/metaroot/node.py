@@ -148,7 +148,8 @@ class RootNode(GroupCallbacks):
             try:
                 assert self.group is not None
                 self.group.read_index(context)
-                await asyncio.wait_for(future, BARRIER_RETRY_S)
+                async with asyncio.timeout(BARRIER_RETRY_S):
+                    await future
                 return
             except TimeoutError:
                 continue

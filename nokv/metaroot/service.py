@@ -146,7 +146,8 @@ class RootService(root_pb2_grpc.RootServicer):
                     revision = records[-1].token.revision
                 continue
             try:
-                await asyncio.wait_for(changed.wait(), self._tail_heartbeat_s)
+                async with asyncio.timeout(self._tail_heartbeat_s):
+                    await changed.wait()
             except TimeoutError:
                 # A replica without a leader cannot tell how far behind it is: let the subscriber find a better one.
                 orphaned = orphaned + 1 if node.leader_id == 0 else 0

@@ -19,8 +19,8 @@ from nokv.metaroot.state import RootState
 
 TTL_MS = 1_000
 QUANTUM_NS = 240_000_000
-DEPTH = 11
-WORLDS_MAX = 60_000
+DEPTH = 12
+WORLDS_MAX = 4_000
 
 
 @dataclass
@@ -201,3 +201,17 @@ def explore(start: World, depth: int, worlds_max: int) -> int:
                 return len(seen)
         frontier = following
     return len(seen)
+
+
+def test_every_interleaving_keeps_the_guarantees() -> None:
+    world = World(RootState(), [new_process("a", 0), new_process("b", 1)])
+    for _ in range(3):  # let the first one confirm and fence, step by step
+        for move in (("act", 0), ("deliver", 0), ("answer", 0)):
+            after = play(world, move)
+            assert after is not None
+            world = after
+            check(world)
+    assert world.processes[0].lease.serving(world.now) == 1
+    seen = explore(world, DEPTH, WORLDS_MAX)
+    print(f"{seen} states explored")
+    assert seen >= WORLDS_MAX
