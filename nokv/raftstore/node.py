@@ -467,11 +467,15 @@ class StoreNode:
 
     async def publish_planned(self, change: MembershipChange, region: Region) -> None:
         """Publish the planned change if the coordinator answers; a refusal stops the change, silence does not
-        (RS-20)."""
+        (RS-20). It goes after what already waits to be published: truth refuses a plan for a region that it does not
+        know yet."""
         if self.control is None:
             return
         diagnostics = self.store.diagnostics
         try:
+            await self.wait_until(
+                lambda: not len(self.store.publisher), PLANNED_PUBLISH_TIMEOUT_S, "earlier events were not published"
+            )
             await asyncio.wait_for(self.control.publish(change.planned(region)), PLANNED_PUBLISH_TIMEOUT_S)
         except (Unavailable, RetryError, TimeoutError) as error:
             detail = f"planned event not published: {str(error) or type(error).__name__}"
