@@ -42,6 +42,7 @@ def cluster() -> None:
 @click.option("--stores", type=int, default=3, show_default=True, help="0 is allowed.")
 @click.option("--seed", type=click.Path(), help="Serve this promoted directory as store-1.")
 @click.option("--replicas", type=int, help="Replicas of the first region  [default: up to 3; 1 with --seed].")
+@click.option("--config", "topology", type=click.Path(), help="Addresses, directories and region 1 of a topology file.")
 @click.option("--detach", is_flag=True, help="Return when all is ready; stop it with `nokv cluster down`.")
 @output_option
 def up(
@@ -51,6 +52,7 @@ def up(
     stores: int,
     seed: str | None,
     replicas: int | None,
+    topology: str | None,
     detach: bool,
     output: str,
 ) -> None:
@@ -65,18 +67,10 @@ def up(
             note(f"starting what does not run of the cluster in {found.directory}")
             found.start_all()
     else:
-        if seed is not None and stores < 1:
-            raise UsageError("--seed needs at least one store")
-        if replicas is not None and not 1 <= replicas <= max(stores, 1):
-            raise UsageError(f"--replicas {replicas} does not fit {stores} stores")
-        if seed is not None:
-            check_seed(seed)
-        found = LocalCluster.create(
-            directory, meta_roots=meta_roots, coordinators=coordinators, stores=stores, seed=seed
-        )
+        found, members = _describe(directory, meta_roots, coordinators, stores, seed, replicas, topology)
         with found.locked():
             try:
-                _first_start(found, seed, replicas)
+                _first_start(found, seed, members)
             except BaseException:
                 found.stop_all()
                 raise
@@ -101,14 +95,44 @@ def check_seed(seed: str) -> None:
         raise UsageError(f"--seed {seed} is store {now.store_id}; a local cluster serves its seed as store 1")
 
 
-def _first_start(found: LocalCluster, seed: str | None, replicas: int | None) -> None:
-    stores = found.role("store")
-    if stores and seed is None:
+def _describe(
+    directory: str,
+    meta_roots: int,
+    coordinators: int,
+    stores: int,
+    seed: str | None,
+    replicas: int | None,
+    topology: str | None,
+) -> tuple[LocalCluster, list[tuple[int, int]]]:
+    """A new cluster, described and not started; and (store id, peer id) of region 1, the seed first."""
+    if topology is not None:
+        from nokv.cli.topology import first_region, load_topology, places
+
+        if seed is not None or replicas is not None:
+            raise UsageError("--config says where the region lives: leave out --seed and --replicas")
+        file = load_topology(topology)
+        members = [(peer.store_id, peer.peer_id) for peer in first_region(file)]
+        return LocalCluster.describe_new(Path(directory).absolute(), places(file)), members
+    if seed is not None:
+        if stores < 1:
+            raise UsageError("--seed needs at least one store")
+        check_seed(seed)
+    if replicas is not None and not 1 <= replicas <= max(stores, 1):
+        raise UsageError(f"--replicas {replicas} does not fit {stores} stores")
+    wanted = replicas if replicas is not None else (1 if seed is not None else min(3, stores))
+    found = LocalCluster.create(directory, meta_roots=meta_roots, coordinators=coordinators, stores=stores, seed=seed)
+    return found, [(number, number * 100 + 1) for number in range(1, min(wanted, stores) + 1)]
+
+
+def _first_start(found: LocalCluster, seed: str | None, members: list[tuple[int, int]]) -> None:
+    if members and seed is None:
         import nokv
         from nokv.migrate.init import init
 
-        nokv.open(stores[0].workdir).close()
-        init(stores[0].workdir, store_id=1, region_id=1, peer_id=101)
+        store, peer = members[0]
+        workdir = found.get(f"store-{store}").workdir
+        nokv.open(workdir).close()
+        init(workdir, store_id=store, region_id=1, peer_id=peer)
     for role in ("meta-root", "coordinator", "store"):
         names = [record.name for record in found.role(role)]
         if names:
@@ -116,14 +140,14 @@ def _first_start(found: LocalCluster, seed: str | None, replicas: int | None) ->
         for name in names:
             found.start(name, wait=False)
         found.wait_ready(names)
-    wanted = replicas if replicas is not None else (1 if seed is not None else min(3, len(stores)))
-    if wanted > 1:
+    if len(members) > 1:
         from nokv.migrate.expand import expand
         from nokv.migrate.rollout import Target, Waiter
 
-        note(f"expanding region 1 to {wanted} replicas")
-        targets = [Target(r.id, r.id * 100 + 1, r.address) for r in stores[1:wanted]]
-        expand(stores[0].address, 1, targets, command="nokv migrate expand", waiter=Waiter(60.0, 0.05))
+        note(f"expanding region 1 to {len(members)} replicas")
+        first = found.get(f"store-{members[0][0]}").address
+        targets = [Target(store, peer, found.get(f"store-{store}").address) for store, peer in members[1:]]
+        expand(first, 1, targets, command="nokv migrate expand", waiter=Waiter(60.0, 0.05))
 
 
 def wait_for_signal() -> None:

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ import nokv
 from nokv.cli import processes
 from nokv.errors import NoKVError, NotFound, PreconditionFailed, Unavailable, UsageError
 
-__all__ = ["LocalCluster", "ProcessRecord", "free_ports"]
+__all__ = ["LocalCluster", "Place", "ProcessRecord", "free_ports"]
 
 FORMAT = 1
 PORTS = range(20000, 32000)
@@ -64,6 +64,16 @@ def free_ports(count: int) -> list[int]:
             f"cannot find {count} free loopback ports", hint="stop something: nokv cluster down --dir DIR"
         )
     return found
+
+
+@dataclass(slots=True, frozen=True)
+class Place:
+    """One process of a new cluster. An empty address or directory: choose one."""
+
+    role: str
+    id: int
+    address: str = ""
+    workdir: str = ""
 
 
 @dataclass(slots=True)
@@ -112,40 +122,45 @@ class LocalCluster:
             raise UsageError(f"--meta-roots {meta_roots}: 1, 3 or 5 peers make sense")
         if coordinators < 1 or stores < 0:
             raise UsageError("a cluster needs at least one coordinator, and no negative number of stores")
+        plan = [Place("meta-root", n) for n in range(1, meta_roots + 1)]
+        plan += [Place("coordinator", n) for n in range(1, coordinators + 1)]
+        plan += [Place("store", n) for n in range(1, stores + 1)]
+        if seed is not None:
+            plan = [replace(p, workdir=str(seed)) if (p.role, p.id) == ("store", 1) else p for p in plan]
+        return cls.describe_new(path, plan)
+
+    @classmethod
+    def describe_new(cls, path: Path, plan: list[Place]) -> LocalCluster:
+        """Write the description of the processes of `plan`; free ports and directories where it leaves them out."""
         if (path / "cluster.json").exists():
             raise PreconditionFailed(f"{path} already holds a cluster", hint=f"nokv cluster status --dir {path}")
         path.mkdir(parents=True, exist_ok=True)
-        ports = iter(free_ports(2 * (meta_roots + coordinators + stores)))
-        records = []
-
-        def add(role: str, number: int, workdir: Path) -> ProcessRecord:
-            name = f"{role}-{number}"
-            address, metrics = (f"127.0.0.1:{next(ports)}" for _ in range(2))
-            record = ProcessRecord(name, role, number, address, metrics, str(workdir), str(path / f"{name}.log"))
-            records.append(record)
-            return record
-
-        roots = [add("meta-root", n, path / f"meta-root-{n}") for n in range(1, meta_roots + 1)]
-        controls = [add("coordinator", n, path / f"coordinator-{n}") for n in range(1, coordinators + 1)]
-        cluster = cls(path, records)
-        for record in roots:
-            peers = [option for root in roots for option in ("--peer", f"{root.id}={root.address}")]
-            record.arguments = ["meta-root", "--node-id", str(record.id), "--workdir", record.workdir, *peers]
-        for record in controls:
-            peers = [option for root in roots for option in ("--root-peer", f"{root.id}={root.address}")]
-            record.arguments = ["coordinator", "--coordinator-id", record.name, *peers]
-        for number in range(1, stores + 1):
-            workdir = Path(seed).absolute() if seed is not None and number == 1 else path / f"store-{number}"
-            record = add("store", number, workdir)
-            record.arguments = cluster._store_arguments(record)
-        for record in records:
-            record.arguments += ["--addr", record.address, "--metrics-addr", record.metrics_address]
+        ports = iter(free_ports(2 * len(plan)))
+        cluster = cls(path, [])
+        for place in plan:
+            name = f"{place.role}-{place.id}"
+            free, metrics = (f"127.0.0.1:{next(ports)}" for _ in range(2))
+            workdir = str(Path(place.workdir).absolute() if place.workdir else path / name)
+            record = ProcessRecord(
+                name, place.role, place.id, place.address or free, metrics, workdir, str(path / f"{name}.log")
+            )
+            cluster.records.append(record)
+        for record in cluster.records:
+            record.arguments = cluster._arguments(record)
         cluster.save()
         return cluster
 
-    def _store_arguments(self, record: ProcessRecord) -> list[str]:
+    def _arguments(self, record: ProcessRecord) -> list[str]:
+        roots = [f"{root.id}={root.address}" for root in self.role("meta-root")]
+        common = ["--addr", record.address, "--metrics-addr", record.metrics_address]
+        if record.role == "meta-root":
+            peers = [option for root in roots for option in ("--peer", root)]
+            return ["meta-root", "--node-id", str(record.id), "--workdir", record.workdir, *peers, *common]
+        if record.role == "coordinator":
+            peers = [option for root in roots for option in ("--root-peer", root)]
+            return ["coordinator", "--coordinator-id", record.name, *peers, *common]
         coordinators = [option for c in self.role("coordinator") for option in ("--coordinator-addr", c.address)]
-        return ["serve", "--store-id", str(record.id), "--workdir", record.workdir, *coordinators]
+        return ["serve", "--store-id", str(record.id), "--workdir", record.workdir, *coordinators, *common]
 
     def add_store(self, *, workdir: str | Path | None = None, store_id: int = 0) -> ProcessRecord:
         """Describe one more store; not started yet."""
@@ -158,7 +173,7 @@ class LocalCluster:
         record = ProcessRecord(
             name, "store", number, address, metrics, str(directory), str(self.directory / f"{name}.log")
         )
-        record.arguments = [*self._store_arguments(record), "--addr", address, "--metrics-addr", metrics]
+        record.arguments = self._arguments(record)
         self.records.append(record)
         self.save()
         return record
@@ -287,7 +302,12 @@ class LocalCluster:
 
     def stop_all(self) -> list[str]:
         """Stop stores, then coordinators, then meta-roots; returns the names that had to be killed."""
-        return [record.name for role in STOP_ORDER for record in self.role(role) if not self.stop(record.name)]
+        killed = []
+        for role in STOP_ORDER:
+            for record in self.role(role):
+                processes.send_signal(record.pid, record.identity, signal.SIGTERM)
+            killed += [record.name for record in self.role(role) if not self.stop(record.name)]
+        return killed
 
     def describe(self) -> list[dict[str, Any]]:
         return [

@@ -23,11 +23,12 @@ from typing import Any
 import click
 import msgspec
 
+from nokv.cli.launcher import Place
 from nokv.cli.main import LazyGroup
 from nokv.cli.output import emit, output_option
-from nokv.errors import NotFound, UsageError
+from nokv.errors import NotFound, NotSupported, UsageError
 
-__all__ = ["Topology", "config", "load_topology", "parse_region_key"]
+__all__ = ["Topology", "config", "first_region", "load_topology", "parse_region_key", "places"]
 
 
 class RootPeer(msgspec.Struct, forbid_unknown_fields=True):
@@ -147,6 +148,31 @@ def _check(found: Topology, path: str) -> None:
     for (_, end, first), (start, _, second) in itertools.pairwise(ranges):
         if not end or start < end:
             raise UsageError(f"{path}: regions {first} and {second} overlap")
+
+
+def places(found: Topology) -> list[Place]:
+    """The processes of the file, for the launcher of a local cluster (host scope)."""
+    if not found.meta_root.peers:
+        raise UsageError("the topology file names no meta_root.peers")
+    plan = [Place("meta-root", peer.node_id, peer.addr, peer.work_dir) for peer in found.meta_root.peers]
+    plan.append(Place("coordinator", 1, found.coordinator.addr, found.coordinator.work_dir))
+    return plan + [Place("store", store.store_id, store.addr, store.work_dir) for store in found.stores]
+
+
+def first_region(found: Topology) -> list[RegionPeer]:
+    """The peers of the one region of the file: the first is the seed, the others are expanded to."""
+    if not found.regions:
+        return []
+    region = found.regions[0]
+    whole = parse_region_key(region.start_key) == parse_region_key(region.end_key) == b""
+    if len(found.regions) > 1 or region.id != 1 or not whole:
+        raise NotSupported(
+            "a cluster begins as region 1 over the whole key space",
+            hint="list one region without start_key and end_key",
+        )
+    if not region.peers:
+        raise UsageError("region 1 has no peers")
+    return region.peers
 
 
 COMMANDS = {

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from nokv.cli.topology import load_topology, parse_region_key
-from nokv.errors import NoKVError, UsageError
+from nokv.cli.launcher import LocalCluster
+from nokv.cli.topology import first_region, load_topology, parse_region_key, places
+from nokv.errors import NoKVError, NotSupported, UsageError
 
 EXAMPLE = Path(__file__).parents[3] / "raft_config.example.json"
 
@@ -49,3 +50,23 @@ def test_keys() -> None:
     assert parse_region_key("abc") == b"abc"
     with pytest.raises(UsageError):
         parse_region_key("base64:*")
+
+
+def test_a_local_cluster_of_the_file(tmp_path: Path) -> None:  # CLI-13
+    found = load_topology(str(EXAMPLE))
+    cluster = LocalCluster.describe_new(tmp_path / "c", places(found))
+    assert [r.name for r in cluster.records] == [
+        "meta-root-1", "meta-root-2", "meta-root-3", "coordinator-1", "store-1", "store-2", "store-3",
+    ]  # fmt: skip
+    assert cluster.get("store-2").address == "127.0.0.1:20161"
+    assert "127.0.0.1:2379" in cluster.get("store-2").arguments
+    assert first_region(found)[0].peer_id == 101
+
+
+def test_several_first_regions_are_not_supported(tmp_path: Path) -> None:
+    document = json.loads(EXAMPLE.read_text())
+    document["regions"][0]["end_key"] = "m"
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(NotSupported):
+        first_region(load_topology(str(path)))
