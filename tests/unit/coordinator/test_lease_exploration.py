@@ -11,6 +11,9 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 
+import pytest
+
+from nokv.coordinator import lease as lease_module
 from nokv.coordinator.id_alloc import IdAllocator
 from nokv.coordinator.lease import LeaseCompetitor, LeaseStep, LeaseTerms, LeaseView
 from nokv.errors import NoKVError
@@ -203,15 +206,36 @@ def explore(start: World, depth: int, worlds_max: int) -> int:
     return len(seen)
 
 
-def test_every_interleaving_keeps_the_guarantees() -> None:
+def near_expiry() -> World:
+    """The first process serves; the second has seen its grant three quarters of a lease ago."""
     world = World(RootState(), [new_process("a", 0), new_process("b", 1)])
-    for _ in range(3):  # let the first one confirm and fence, step by step
+    for _ in range(3):  # grant, confirm, fence
         for move in (("act", 0), ("deliver", 0), ("answer", 0)):
-            after = play(world, move)
-            assert after is not None
-            world = after
-            check(world)
+            world = stepped(world, move)
     assert world.processes[0].lease.serving(world.now) == 1
-    seen = explore(world, DEPTH, WORLDS_MAX)
+    for move in (("act", 1), ("tick", 0), ("tick", 0), ("tick", 0)):
+        world = stepped(world, move)
+    return world
+
+
+def stepped(world: World, move: tuple[str, int]) -> World:
+    after = play(world, move)
+    assert after is not None
+    check(after)
+    return after
+
+
+@pytest.mark.parametrize("start", ["fresh", "near expiry"])
+def test_every_interleaving_keeps_the_guarantees(start: str) -> None:
+    fresh = World(RootState(), [new_process("a", 0), new_process("b", 1)])
+    seen = explore(fresh if start == "fresh" else near_expiry(), DEPTH, WORLDS_MAX)
     print(f"{seen} states explored")
     assert seen >= WORLDS_MAX
+
+
+def test_clockless_take_over_has_a_counterexample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exploration has teeth: a competitor that does not wait the lease out is caught."""
+    monkeypatch.setattr(lease_module, "takeover_ns", lambda ttl_ms: 0)
+    with pytest.raises(AssertionError, match="trace") as found:
+        explore(near_expiry(), DEPTH, WORLDS_MAX)
+    print(found.value)
