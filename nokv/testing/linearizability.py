@@ -19,7 +19,7 @@ __all__ = ["Operation", "find_violation", "versioned_register_step"]
 
 @dataclass(slots=True)
 class Operation:
-    """Times are any integers; `ret` is None if nobody knows whether it happened."""
+    """Times are any integers; `ret` is None if nobody was told that it happened (its result may be known otherwise)."""
 
     call: int
     argument: Any
@@ -69,7 +69,8 @@ def find_violation(history: Sequence[Operation], step: Step, initial: Hashable) 
     while missing:
         if entry is not None and entry.match is not None:
             operation = history[entry.number]
-            known = operation.ret is not None
+            returned = operation.ret is not None
+            known = returned or operation.result is not None
             possible, after = step(state, operation.argument, operation.result, known)
             key = (done | 1 << entry.number, after)
             if possible and key not in seen:
@@ -77,7 +78,7 @@ def find_violation(history: Sequence[Operation], step: Step, initial: Hashable) 
                 stack.append((entry, state))
                 state = after
                 done |= 1 << entry.number
-                missing -= known
+                missing -= returned
                 deepest = max(deepest, len(stack))
                 _lift(entry)
                 entry = head.next

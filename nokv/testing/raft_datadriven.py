@@ -654,6 +654,9 @@ class _Interaction:
                     self.output.line(str(error))
         return len(chosen)
 
+    def _receive(self, node: _Node) -> None:
+        self._deliver(node.raw.id)
+
     def _do_stabilize(self, case: Case) -> None:
         level = self.output.level
         if case.find("log-level"):
@@ -673,7 +676,7 @@ class _Interaction:
                     busy = True
             for node in nodes:
                 if any(True for _ in self._queued(node.raw.id, False, None)):
-                    self._titled(node, "receiving messages", lambda n: self._deliver(n.raw.id))
+                    self._titled(node, "receiving messages", self._receive)
                     busy = True
             for node in nodes:
                 if node.append_work:

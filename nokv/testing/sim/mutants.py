@@ -188,18 +188,6 @@ class _AcceptOldTerm(RaftCore):
             super()._step_lower_term(message)
 
 
-class _OldAcksCount(RaftCore):
-    """Believes acknowledgements of an earlier term: those entries may have been replaced since."""
-
-    __slots__ = ()
-
-    def _step_lower_term(self, message: Message) -> None:
-        if message.type == MessageType.APP_RESP and self.leader == self.id:
-            self._role_step(message)
-        else:
-            super()._step_lower_term(message)
-
-
 class _LeaseAfterTransfer(RaftCore):
     """Keeps reading under a lease that a leader transfer has broken, and counts no drift."""
 
@@ -227,7 +215,6 @@ MUTANTS: dict[str, Bugs] = {
     "follower_commits_all": Bugs(core=_FollowerCommitsAll),
     "always_truncate": Bugs(core=_AlwaysTruncate),
     "accept_old_term": Bugs(core=_AcceptOldTerm),
-    "old_acks_count": Bugs(core=_OldAcksCount),
-    "lease_without_bound": Bugs(core=_LeaseAfterTransfer),
-    "lease_through_pauses": Bugs(lease_reads_with_pauses=True),
+    "lease_without_bound": Bugs(core=_LeaseAfterTransfer, lease=True),
+    "lease_through_pauses": Bugs(lease=True, lease_reads_with_pauses=True),
 }
