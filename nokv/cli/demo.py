@@ -282,9 +282,16 @@ def _verify_client(job: MigrationRun, ledger: Ledger, details: dict[str, Any]) -
 
 
 @click.command()
-@click.option("--data", type=click.Path(), envvar="DEMO_DATA", help="Directory, .jsonl or .csv.")
-@click.option("--dir", "directory", type=click.Path(), envvar="DEMO_DIR", default="artifacts/demo", help="Its place.")
-@click.option("--artifacts", type=click.Path(), default="artifacts/migration", help="Summaries.")
+@click.option("--data", type=click.Path(), envvar="DEMO_DATA", help="A directory, a .jsonl or a .csv file.")
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(),
+    envvar="DEMO_DIR",
+    default="artifacts/demo",
+    help="Where it works; an earlier demo there is removed.",
+)
+@click.option("--artifacts", type=click.Path(), default="artifacts/migration", help="Where the summaries go.")
 @click.option("--keep", is_flag=True, envvar="KEEP", help="Leave the cluster running.")
 def main(data: str | None, directory: str, artifacts: str, keep: bool) -> int:
     """The main job end to end: fill a directory, promote it, replicate it, break it, check it."""

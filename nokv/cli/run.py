@@ -58,7 +58,7 @@ class Summary:
             yield details
             record["ok"] = True
         except BaseException as error:
-            self.error = f"{name}: {error or type(error).__name__}"
+            self.error = f"{name}: {str(error) or type(error).__name__}"
             raise
         finally:
             record["duration_s"] = round(time.monotonic() - begin, 3)
