@@ -61,17 +61,19 @@ $(VENV)/.bench: $(VENV)/.test requirements/bench.txt
 	touch $@
 
 # -- the product ------------------------------------------------------------------------------------------------------
-# Editable: `nokv` and `nokv-shell` land in .venv/bin; the extensions are built in place, beside their sources.
-$(VENV)/.installed: $(VENV)/.runtime pyproject.toml setup.py
-	$(PIP) install --no-deps --no-build-isolation --editable .
-	touch $@
-
-$(VENV)/.built: $(VENV)/.installed $(EXT_SOURCES)
+# The extensions are built in place, beside their sources, in parallel; the editable install then finds them done, and
+# puts `nokv` and `nokv-shell` into .venv/bin.
+$(VENV)/.built: $(VENV)/.runtime $(EXT_SOURCES)
 	$(PY) setup.py --quiet build_ext --inplace --parallel $(JOBS)
 	touch $@
 
+$(VENV)/.installed: $(VENV)/.built pyproject.toml
+	test -x $(VENV)/bin/nokv -a $(VENV)/.installed -nt pyproject.toml || \
+	  $(PIP) install --no-deps --no-build-isolation --editable .
+	touch $@
+
 setup: $(VENV)/.test $(VENV)/.lint
-build: $(VENV)/.built
+build: $(VENV)/.installed
 
 # -- what people run --------------------------------------------------------------------------------------------------
 test: build $(VENV)/.test
