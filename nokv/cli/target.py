@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import click
 
-from nokv.errors import UsageError
+from nokv.errors import Locked, UsageError
 
 __all__ = ["Target", "coordinators_of", "open_directory", "open_target", "parse_bytes", "target_options"]
 
@@ -101,7 +101,14 @@ def open_directory(workdir: str, *, write: bool) -> Iterator[Any]:
     files = OsFiles()
     require_directory(workdir, files)
     mode = read_mode(workdir, files).mode
-    with nokv.open(workdir, create=False) if write else open_for_reading(workdir, mode, files) as db:
+    try:
+        opened = nokv.open(workdir, create=False) if write else open_for_reading(workdir, mode, files)
+    except Locked as error:
+        if mode != "cluster":
+            raise
+        hint = "it is being served: ask the cluster (--coordinator, --dir), or the process (stats --expvar)"
+        raise Locked(str(error), hint=hint) from None
+    with opened as db:
         yield db
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -137,3 +138,9 @@ def test_a_closed_pipe_is_silent() -> None:
     command = f"{sys.executable} -m nokv.cli version --output json | true"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("path", [path for path, _ in LEAVES], ids=[" ".join(path) for path, _ in LEAVES])
+def test_every_command_is_documented(path: tuple[str, ...]) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "cli.md").read_text("utf-8")
+    assert f"`nokv {' '.join(path)}`" in page or f"`{path[-1]}`" in page
