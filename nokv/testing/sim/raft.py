@@ -280,6 +280,7 @@ class RaftSim:
         self.disk_latency = draw.choice((0, 20, 100))
         self.long_delay = draw.choice((0, 10, 20))
         self.fault_gap = 300 if self.changes else 1500
+        self.leader_life = draw.choice((150, 400, 1500)) if self.changes else 400
 
     def _pick(self, bound: int) -> int:
         return int(self.random.random() * bound)
@@ -781,7 +782,7 @@ class RaftSim:
         deaf = [other for other in self.nodes if other != node.id and self._pick(2)]
         self._cut({(node.id, other) for other in deaf}, 50 + self._pick(400))
 
-        self._at(10 + self._pick(400), lambda: self._strike(node))
+        self._at(10 + self._pick(self.leader_life), lambda: self._strike(node))
 
     def _strike(self, node: _Node) -> None:
         if self.calm or node.raw is None or node.raw.core.role is not NodeRole.LEADER:
