@@ -67,7 +67,7 @@ def brute_force(history: list[Operation]) -> bool:
             for number in order:
                 one = history[number]
                 possible, state = versioned_register_step(  # type: ignore[assignment]
-                    state, one.argument, one.result, one.ret is not None
+                    state, one.argument, one.result, one.ret is not None or one.result is not None
                 )
                 if not possible:
                     break
@@ -80,7 +80,7 @@ OPERATIONS = st.builds(
     lambda call, length, kind, value, version: (
         get(call, call + length, value, version)
         if kind == 0
-        else put(call, call + length if kind == 1 else None, value, version)
+        else put(call, call + length if kind == 1 else None, value, version if kind == 1 else version or None)
     ),
     st.integers(0, 8),
     st.integers(1, 6),
