@@ -213,10 +213,13 @@ def demo(source: Path, base: Path, artifacts: Path, *, keep: bool) -> int:
         writer = Writer(job.running.coordinator_addresses, ledger, promoted)
         writer.start()
         writer.wait_for(20, 30.0)
+        revive(job)
         job.expand()
         writer.wait_for(20, 30.0)
+        revive(job)
         job.transfer(2)
         writer.wait_for(20, 30.0)
+        revive(job)
         with summary.stage("kill", "kill -9 the store that leads, bring it back, while writing goes on") as details:
             _kill_and_restart(job, writer, details)
         with summary.stage("write", "stop the writer") as details:
@@ -228,6 +231,7 @@ def demo(source: Path, base: Path, artifacts: Path, *, keep: bool) -> int:
                 longest_wait_s=round(writer.longest_wait_s, 3),
             )
         with summary.stage("verify", "every key on every replica by digest, and through the client") as details:
+            revive(job)
             job.replica_digests()
             _verify_client(job, ledger, details)
     finally:
@@ -246,6 +250,17 @@ def demo(source: Path, base: Path, artifacts: Path, *, keep: bool) -> int:
         click.echo(f"         python: nokv.connect({job.running.coordinator_addresses})")
         click.echo(f"stop:    {command} cluster down --dir {directory}")
     return 0 if summary.ok else 1
+
+
+def revive(job: MigrationRun) -> list[str]:
+    """Start again what died without us (somebody may kill -9 any process while the demo runs); returns the names."""
+    names = [record.name for record in job.running.records if record.state == "dead"]
+    for name in names:
+        note(f"    {name} died: starting it again")
+        job.running.start(name)
+    if names:
+        job.summary.facts.setdefault("revived", []).extend(names)
+    return names
 
 
 def _command() -> str:
