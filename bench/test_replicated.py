@@ -31,7 +31,7 @@ class NoKVSystem:
         self.directory = directory / "cluster"
 
     def __enter__(self) -> NoKVSystem:
-        self._nokv("cluster", "up", "--dir", str(self.directory), "--stores", "3", "--detach", "--replicate")
+        self._nokv("cluster", "up", "--dir", str(self.directory), "--stores", "3", "--detach")
         status = json.loads(self._nokv("cluster", "status", "--dir", str(self.directory), "--output", "json"))
         self.coordinators = [p["address"] for p in status["processes"] if p["role"] == "coordinator"]
         return self
