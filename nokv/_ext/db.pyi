@@ -1,8 +1,10 @@
-from collections.abc import Iterable, Iterator
+import collections.abc
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar, overload
 
 from nokv._ext.batch import WriteBatch
+from nokv._ext.iterator import Iterator
 from nokv._ext.memtable import MemTable
 from nokv._ext.merge import OwnedCursor
 from nokv._ext.version import Version
@@ -22,7 +24,7 @@ class View:
 T = TypeVar("T")
 
 class Scan(Generic[T]):
-    def __iter__(self) -> Iterator[T]: ...
+    def __iter__(self) -> collections.abc.Iterator[T]: ...
     def __next__(self) -> T: ...
     def fetch(self, count: int) -> list[T]: ...
     def close(self) -> None: ...
@@ -69,6 +71,10 @@ class _Reads:
         keys: Literal[False],
         values: Literal[True] = True,
     ) -> Scan[bytes]: ...
+
+    def iterator(
+        self, start: Buffer | None = None, end: Buffer | None = None, *, prefix: Buffer | None = None
+    ) -> Iterator: ...
 
 class _Writes:
     def put(self, key: Buffer, value: Buffer, *, sync: bool | None = None) -> None: ...

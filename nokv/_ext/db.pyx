@@ -487,6 +487,12 @@ cdef class Core:
         """Iterate start <= key < end in key order (backwards with reverse=True), over the view of this moment."""
         return self.new_scan(0, self.sequence, start, end, prefix, reverse, limit, keys, values)
 
+    def iterator(self, start=None, end=None, *, prefix=None):
+        """A position to move by hand, within start <= key < end, over the view of this moment."""
+        from nokv._ext.iterator import Iterator         # it walks this module's views
+
+        return Iterator(self, 0, None, start, end, prefix)
+
     def _scan_all(self, View view not None):
         """For tests and checks: every visible or invisible entry as (prefix, sequence, kind, value)."""
         cdef Cursor* c = self.open_cursor(view)
@@ -816,6 +822,13 @@ cdef class Snapshot:
         self.check()
         return self.core.new_scan(0, self.sequence, start, end, prefix, reverse, limit, keys, values)
 
+    def iterator(self, start=None, end=None, *, prefix=None):
+        """A position to move by hand. It ends with the snapshot."""
+        from nokv._ext.iterator import Iterator
+
+        self.check()
+        return Iterator(self.core, 0, self.sequence, start, end, prefix, self)
+
     def family(self, name):
         """The same verbs over one family, at this snapshot."""
         self.check()
@@ -859,6 +872,12 @@ cdef class SnapshotFamily:
         s.check()
         return s.core.new_scan(<uint8_t>self.id, s.sequence, start, end, prefix, reverse, limit, keys, values)
 
+    def iterator(self, start=None, end=None, *, prefix=None):
+        from nokv._ext.iterator import Iterator
+
+        self.snapshot.check()
+        return Iterator(self.snapshot.core, self.id, self.snapshot.sequence, start, end, prefix, self.snapshot)
+
 
 cdef class Family:
     """One keyspace of a database: the same verbs as the database itself, which is family 0."""
@@ -889,6 +908,11 @@ cdef class Family:
 
     def scan(self, start=None, end=None, *, prefix=None, reverse=False, limit=None, keys=True, values=True):
         return self.core.new_scan(<uint8_t>self.id, self.core.sequence, start, end, prefix, reverse, limit, keys, values)
+
+    def iterator(self, start=None, end=None, *, prefix=None):
+        from nokv._ext.iterator import Iterator
+
+        return Iterator(self.core, self.id, None, start, end, prefix)
 
     def __repr__(self):
         return f"<Family {self.name!r} id={self.id}>"
