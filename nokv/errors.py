@@ -21,6 +21,7 @@ __all__ = [
     "Busy",
     "BytesRequired",
     "Closed",
+    "Conflict",
     "Corruption",
     "DeadlineExceeded",
     "EpochNotMatch",
@@ -163,6 +164,17 @@ class KeyLocked(RetryError):
     def __init__(self, message: str, *, lock: object = None) -> None:
         super().__init__(message)
         self.lock = lock
+
+
+class Conflict(RetryError):
+    """What a transaction read was written before it could commit. Nothing of it was done; run it again.
+
+    `first` and `end` (None: to the end of the family) bound what changed."""
+
+    def __init__(self, message: str, *, first: bytes = b"", end: bytes | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.first = first
+        self.end = end
 
 
 class Busy(RetryError):

@@ -23,7 +23,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from types import TracebackType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from nokv._ext.batch import WriteBatch
 from nokv._ext.db import Core, Family, Snapshot, View
@@ -39,9 +39,14 @@ from nokv.env.clock import SystemClock
 from nokv.env.executor import ThreadExecutor
 from nokv.env.files import OsFiles
 from nokv.env.ports import Clock, DirectoryLock, Executor, Files
-from nokv.errors import Closed, Corruption, Locked, NoKVError, NotFound, ReadOnly, Unavailable, UsageError
+from nokv.errors import Closed, Conflict, Corruption, Locked, NoKVError, NotFound, ReadOnly, Unavailable, UsageError
+
+if TYPE_CHECKING:
+    from nokv.engine.transaction import Transaction
 
 __all__ = ["DB", "open_db"]
+
+T = TypeVar("T")
 
 DURABILITIES = ("process", "interval", "sync")
 ENGINE = "engine"  # our name among the WAL's retainers
@@ -354,6 +359,65 @@ class DB(Core, MutableMapping[bytes, bytes]):
         batch = WriteBatch(resolve=self._family_id)
         yield batch
         self.write(batch, sync=sync)
+
+    def write_if(self, batch: WriteBatch, check: Callable[[], None], *, sync: bool | None = None) -> None:
+        """Write the batch if `check()` returns; what it raises comes out, and nothing was written. No other write comes
+        between. `check` may read; it must not write. Raises ReadOnly, Closed, NotFound (of a family) too."""
+        with self._write_lock:
+            self._check_writable()
+            self.ready = False  # every other writer now comes to _make_room, and waits for the lock
+            try:
+                check()
+                self._append_unmapped(batch, True)
+            finally:
+                self.ready = self.state == 0 and not self._poisoned
+        self._logged(sync)
+
+    def _logged(self, sync: bool | None) -> None:
+        """What the compiled foreground does after a record is in the log."""
+        if not self.dirty:
+            self.dirty = True
+            self._became_dirty()
+        if sync or (sync is None and self.durability == DURABILITIES.index("sync")):
+            self._sync_log()
+
+    @property
+    def stored_sequence(self) -> int:
+        """No table holds anything newer."""
+        return self._versions.last_sequence
+
+    # -- transactions -------------------------------------------------------------------------------------------------
+    def transaction(self, *, sync: bool | None = None) -> Transaction:
+        """An optimistic transaction over all families, serializable within this process.
+
+            with db.transaction() as txn:
+                txn.put(b"balance", str(int(txn.get(b"balance", b"0")) + 1).encode())
+
+        The end of the block commits: Conflict if what it read was written meanwhile (nothing was done then). A block
+        that raises writes nothing. Raises Closed."""
+        from nokv.engine.transaction import Transaction
+
+        self._check_open()
+        return Transaction(self, sync)
+
+    def run(self, function: Callable[[Transaction], T], *, attempts_max: int = 1000, sync: bool | None = None) -> T:
+        """`function(transaction)`, committed; again from the start after each Conflict, so it must be repeatable. Its
+        answer. The last Conflict comes out after `attempts_max` attempts; any other exception at once, nothing
+        written."""
+        if attempts_max < 1:
+            raise UsageError(f"attempts_max={attempts_max} allows no attempt")
+        attempt = 1
+        while True:
+            with self.transaction(sync=sync) as transaction:
+                answer = function(transaction)
+                try:
+                    if not transaction.closed:
+                        transaction.commit()
+                    return answer
+                except Conflict:
+                    if attempt >= attempts_max:
+                        raise
+            attempt += 1
 
     def sync(self) -> None:
         """Everything written so far is on disk when this returns."""

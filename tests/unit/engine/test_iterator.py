@@ -1,4 +1,4 @@
-"""An iterator against a sorted list: any mix of moves, over memtables, level 0 and deeper, with deletes and overwrites."""
+"""An iterator against a sorted list: any mix of moves over memtables and tables, with deletes and overwrites."""
 
 from __future__ import annotations
 
