@@ -47,7 +47,7 @@ def markdown(document: dict[str, Any]) -> str:
         "",
         f"{document['datetime'][:10]}, {machine['cpu'].get('brand_raw') or machine['machine']}, "
         f"{machine['cpu'].get('count')} cores, Python {machine.get('python_version', platform.python_version())}; "
-        "medians of five rounds, one run, all engines in turn.",
+        "medians, one run, all engines in turn.",
     ]
     return "\n".join(lines)
 
