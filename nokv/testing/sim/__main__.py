@@ -1,4 +1,5 @@
-"""python -m nokv.testing.sim raft --seeds 0:200 [--mutant NAME] | raft --mutants [--seeds 0:500]"""
+"""python -m nokv.testing.sim raft --seeds 0:200 [--mutant NAME] | raft --mutants [--seeds 0:500]
+python -m nokv.testing.sim lease [--states 200000]"""
 
 from __future__ import annotations
 
@@ -6,8 +7,11 @@ import argparse
 import sys
 import time
 
+from nokv.testing.sim.lease import SETTINGS, VARIANTS, Setting, explore
 from nokv.testing.sim.mutants import MUTANTS
 from nokv.testing.sim.raft import RaftSim, Violation
+
+LEASE_DEPTH_MAX = 40
 
 
 def _seeds(text: str) -> range:
@@ -69,14 +73,39 @@ def run_mutants(seeds: range) -> int:
     return 1 if survivors else 0
 
 
+def run_lease(states_max: int) -> int:
+    """Explore the lease in every setting, then show what each weakened protocol does wrong."""
+    failed = 0
+    for name, setting in SETTINGS.items():
+        started = time.perf_counter()
+        found = explore(setting, depth=LEASE_DEPTH_MAX, states_max=states_max)
+        print(
+            f"{name:24} {found.states} states, {found.transitions} transitions, every interleaving of {found.depth} "
+            f"moves, {found.settled} settled, {time.perf_counter() - started:.1f} s",
+            flush=True,
+        )
+        if found.broken is not None:
+            failed = 1
+            print(f"NOT SAFE: {found.broken}")
+    for name, protocol in VARIANTS.items():
+        found = explore(Setting(), protocol, depth=LEASE_DEPTH_MAX, states_max=states_max)
+        if found.broken is None:
+            failed = 1
+        print(f"\nweakened: {name} ({found.states} states)\n{found.broken or 'NO COUNTEREXAMPLE'}", flush=True)
+    return failed
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nokv.testing.sim")
-    parser.add_argument("system", choices=["raft"])
+    parser.add_argument("system", choices=["raft", "lease"])
     parser.add_argument("--seeds", type=_seeds, default=None, metavar="FIRST:END")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), default="", help="run with this planted bug")
     parser.add_argument("--mutants", action="store_true", help="how many seeds does each planted bug survive?")
     parser.add_argument("--twice", action="store_true", help="run each seed twice and compare the traces")
+    parser.add_argument("--states", type=int, default=200_000, help="lease: look at so many states per setting")
     options = parser.parse_args(arguments)
+    if options.system == "lease":
+        return run_lease(options.states)
     if options.mutants:
         return run_mutants(options.seeds or range(500))
     return run_raft(options.seeds or range(200), options.mutant, twice=options.twice)
