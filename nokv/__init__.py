@@ -45,7 +45,10 @@ from nokv.errors import (
 )
 
 if TYPE_CHECKING:
+    from nokv._ext.iterator import Iterator
     from nokv.client import connect
+    from nokv.engine.repair import check, destroy, repair
+    from nokv.engine.transaction import Transaction
 
 __version__ = "0.1.0"
 
@@ -61,6 +64,7 @@ __all__ = [
     "Family",
     "Indeterminate",
     "InvariantError",
+    "Iterator",
     "KeyLocked",
     "KeyNotInRegion",
     "Locked",
@@ -75,11 +79,15 @@ __all__ = [
     "RetryError",
     "Snapshot",
     "StoreNotMatch",
+    "Transaction",
     "Unavailable",
     "UsageError",
     "WriteBatch",
+    "check",
     "connect",
+    "destroy",
     "open",
+    "repair",
 ]
 
 
@@ -88,4 +96,16 @@ def __getattr__(name: str) -> Any:
         from nokv.client import connect
 
         return connect
+    if name in ("check", "destroy", "repair"):
+        from nokv.engine import repair
+
+        return getattr(repair, name)
+    if name == "Transaction":
+        from nokv.engine.transaction import Transaction
+
+        return Transaction
+    if name == "Iterator":
+        from nokv._ext.iterator import Iterator
+
+        return Iterator
     raise AttributeError(f"module 'nokv' has no attribute {name!r}")

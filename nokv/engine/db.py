@@ -39,7 +39,18 @@ from nokv.env.clock import SystemClock
 from nokv.env.executor import ThreadExecutor
 from nokv.env.files import OsFiles
 from nokv.env.ports import Clock, DirectoryLock, Executor, Files
-from nokv.errors import Closed, Conflict, Corruption, Locked, NoKVError, NotFound, ReadOnly, Unavailable, UsageError
+from nokv.errors import (
+    Closed,
+    Conflict,
+    Corruption,
+    Locked,
+    NoKVError,
+    NotFound,
+    NotSupported,
+    ReadOnly,
+    Unavailable,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from nokv.engine.transaction import Transaction
@@ -56,6 +67,7 @@ WAL_DIRECTORY = "wal"
 BATCH_RECORD = 1
 OLD_SEGMENTS_MAX = 4  # an open that had to read more than this flushes, so that they can go
 CLEAR_CHUNK = 1000
+DELETE_RANGE_BYTES_MAX = 64 << 20
 
 _open_databases: weakref.WeakSet[DB] = weakref.WeakSet()
 
@@ -368,7 +380,8 @@ class DB(Core, MutableMapping[bytes, bytes]):
             self.ready = False  # every other writer now comes to _make_room, and waits for the lock
             try:
                 check()
-                self._append_unmapped(batch, True)
+                if len(batch):
+                    self._append_unmapped(batch, True)
             finally:
                 self.ready = self.state == 0 and not self._poisoned
         self._logged(sync)
@@ -380,6 +393,31 @@ class DB(Core, MutableMapping[bytes, bytes]):
             self._became_dirty()
         if sync or (sync is None and self.durability == DURABILITIES.index("sync")):
             self._sync_log()
+
+    def delete_range(
+        self, start: bytes, end: bytes, *, family: Family | str | int | None = None, sync: bool | None = None
+    ) -> int:
+        """Delete every key in start <= key < end, atomically. How many there were.
+
+        Costs time and log space in proportion to these keys (each gets its own delete), and writers wait meanwhile.
+        NotSupported, and nothing is changed, if their deletes would need more than 64 MiB: delete in parts then. Raises
+        UsageError (reversed range), ReadOnly, Closed too."""
+        self._check_writable()
+        number = self._family_number(family)
+        batch = WriteBatch()
+
+        def collect() -> None:
+            # new_scan checks the bounds; the view is of now, and no writer can come between
+            for key in Family(self, "", number).scan(start, end, values=False):
+                batch.delete(key, number)
+                if batch.size_bytes > DELETE_RANGE_BYTES_MAX:
+                    raise NotSupported(
+                        f"the range holds more than {len(batch)} keys: too much for one atomic delete_range",
+                        hint="delete it in parts",
+                    )
+
+        self.write_if(batch, collect, sync=sync)
+        return len(batch)
 
     @property
     def stored_sequence(self) -> int:
@@ -497,9 +535,37 @@ class DB(Core, MutableMapping[bytes, bytes]):
         self._submit_compaction()
 
     def verify(self) -> VerifyReport:
-        """Read and check every byte of every table."""
+        """Read and check every byte of every table. Damage is in the report, not raised."""
         self._check_open()
         return self._versions.verify()
+
+    def check(self) -> VerifyReport:
+        """`verify`, but the first damage is raised as Corruption (path, offset)."""
+        report = self.verify()
+        if report.damaged:
+            raise report.damaged[0]
+        return report
+
+    def checkpoint(self, directory: str | os.PathLike[str]) -> None:
+        """Make `directory` a database of its own with everything written before this call: hard links, no table is
+        copied unless it lies on another file system. Durable when it returns; reads and writes go on meanwhile.
+
+        Raises PreconditionFailed (the directory is there and not empty), NotSupported (part of a cluster), ReadOnly,
+        Closed."""
+        from nokv.engine.checkpoint import write_checkpoint
+
+        self._check_open()
+        target = os.fsdecode(os.fspath(directory)).rstrip("/") or "/"
+        if self.mode != STANDALONE:
+            raise NotSupported(
+                f"{self.path} is {self.mode}: a store's data is not a database without its cluster",
+                hint="replicas and region snapshots serve this purpose",
+            )
+        self.flush()
+        with self._flush_mutex, self._compaction_mutex:  # no table may be dropped between listing and linking
+            versions = self._versions
+            tables = [meta for level in versions.current.files() for meta in level]
+            write_checkpoint(self._files, self.path, target, tables, dict(versions.families), versions.last_sequence)
 
     # -- the mapping --------------------------------------------------------------------------------------------------
     def __getitem__(self, key: bytes) -> bytes:

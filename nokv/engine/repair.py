@@ -1,0 +1,496 @@
+"""`check`, `repair`, `destroy`: what is done to a directory that nobody has open (docs/repair.md).
+
+`repair` never deletes. Whatever the repaired database does not use is moved to `lost/`. Its steps are ordered so that a
+crash between any two leaves a directory that opens as repaired, or refuses to open and can be repaired again:
+
+    new tables, new manifest     leftovers until CURRENT names them
+    damaged files -> lost/       the old manifest now names missing tables: refused
+    CURRENT                      the new manifest counts
+    wal/ -> lost/, new wal/      only if the log is damaged: until then recovery refuses it, in between it is missing
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from nokv._ext.batch import decode_batch
+from nokv._ext.blockcache import BlockCache
+from nokv._ext.crc32c import crc32c
+from nokv._ext.merge import merge
+from nokv._ext.table import Table
+from nokv._ext.tablebuilder import VersionFilter
+from nokv._ext.wal import DATA_START, SegmentReader
+from nokv.engine.checkpoint import FIRST_LOG_NUMBER, WAL_DIRECTORY, new_log, write_manifest
+from nokv.engine.db import BATCH_RECORD, LOCK_FILE, open_db
+from nokv.engine.manifest.edit import FileMeta
+from nokv.engine.manifest.log import CURRENT, manifest_name, manifest_number, read_current, read_manifest
+from nokv.engine.mode import MODE_FILE, STANDALONE, check_open, read_mode
+from nokv.engine.sst.options import LsmOptions
+from nokv.engine.sst.table import WrittenTable, open_table, table_name, table_number, write_table, write_tables
+from nokv.engine.versions import RESERVED_FAMILIES, VersionSet
+from nokv.engine.wal.recovery import SegmentInfo, _read_info, _read_link, recover, segment_number
+from nokv.env.files import OsFiles
+from nokv.env.ports import DirectoryLock, Files
+from nokv.errors import Corruption, Locked, NotFound
+
+__all__ = ["CheckReport", "RepairReport", "check", "destroy", "repair"]
+
+LOST = "lost"
+CHUNK = 1024
+PUT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """`problems`: one line each, none for a healthy directory."""
+
+    path: str
+    tables: int
+    entries: int
+    size_bytes: int
+    problems: tuple[str, ...]
+
+    @property
+    def healthy(self) -> bool:
+        return not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What `repair` found and did. `lost` names what now lies in `lost/`; `notes` say what that means."""
+
+    path: str
+    changed: bool
+    problems: tuple[str, ...]
+    tables_kept: int
+    lost: tuple[str, ...]
+    batches_recovered: int
+    notes: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Findings:
+    problems: list[str] = field(default_factory=list)
+    manifest: str | None = None  # None: no manifest can be read
+    current_ok: bool = True
+    log_ok: bool = True
+    log_gap: bool = False
+    healthy: list[tuple[FileMeta, Table]] = field(default_factory=list)
+    external: list[str] = field(default_factory=list)  # whole, but nobody knows their place in time
+    damaged: list[str] = field(default_factory=list)
+    families: dict[str, int] = field(default_factory=dict)
+    last_sequence: int = 0
+    log_number: int = 0
+
+
+def check(path: str | os.PathLike[str], *, files: Files | None = None) -> CheckReport:
+    """Read every byte of a directory that nobody has open, and say what is wrong. Changes nothing.
+
+    Raises NotFound (no database there), Locked, NotSupported (a newer format)."""
+    path, files = _name(path), files or OsFiles()
+    lock = _lock(files, path, shared=True)
+    try:
+        found = _inspect(files, path)
+    finally:
+        lock.release()
+    return CheckReport(
+        path,
+        len(found.healthy) + len(found.damaged),
+        sum(meta.entries for meta, _ in found.healthy),
+        sum(meta.size for meta, _ in found.healthy),
+        tuple(found.problems),
+    )
+
+
+def repair(path: str | os.PathLike[str], *, files: Files | None = None) -> RepairReport:
+    """Make a damaged standalone directory open again, with everything that can still be read. Damaged files go to
+    `lost/` inside it; nothing is deleted. A healthy directory is left as it is.
+
+    What is lost is gone from the database: a key of a damaged table may be missing, or show an older value. Without a
+    readable manifest all readable tables count, so that deleted keys may come back. The report says so.
+
+    Raises NotFound, Locked, ModeError (a cluster's store is not repaired but replaced), NotSupported (a newer format).
+    """
+    path, files = _name(path), files or OsFiles()
+    lock = _lock(files, path, shared=False)
+    try:
+        check_open(path, STANDALONE, read_mode(path, files))
+        found = _inspect(files, path)
+        if not found.problems:
+            return RepairReport(path, False, (), len(found.healthy), (), 0, ())
+        report = _Repair(files, path, found).run()
+    finally:
+        lock.release()
+    open_db(path, read_only=True, files=files).close()  # the proof
+    return report
+
+
+def destroy(path: str | os.PathLike[str], *, files: Files | None = None) -> None:
+    """Remove the database in directory `path`: its tables, log, manifest. Files that are not its own stay, so do
+    `lost/` and the directory itself unless it is empty then.
+
+    Raises NotFound, Locked, ModeError (part of a cluster)."""
+    path, files = _name(path), files or OsFiles()
+    lock = _lock(files, path, shared=False)
+    try:
+        check_open(path, STANDALONE, read_mode(path, files))
+        for folder in (WAL_DIRECTORY, "ingest"):
+            if files.exists(f"{path}/{folder}"):
+                for name in files.listdir(f"{path}/{folder}"):
+                    files.remove(f"{path}/{folder}/{name}")
+                files.rmdir(f"{path}/{folder}")
+        for name in files.listdir(path):
+            ours = table_number(name) is not None or manifest_number(name) is not None
+            if ours or name in (CURRENT, CURRENT + ".tmp", MODE_FILE):
+                files.remove(f"{path}/{name}")
+        files.remove(f"{path}/{LOCK_FILE}")
+        files.sync_dir(path)
+        if not files.listdir(path):
+            files.rmdir(path)
+    finally:
+        lock.release()
+
+
+def _name(path: str | os.PathLike[str]) -> str:
+    return os.fsdecode(os.fspath(path)).rstrip("/") or "/"
+
+
+def _lock(files: Files, path: str, *, shared: bool) -> DirectoryLock:
+    names: list[str] = []
+    if files.exists(path):
+        try:
+            names = files.listdir(path)
+        except NotADirectoryError:
+            raise NotFound(f"{path} is a file, not a database directory") from None
+    known = [name for name in names if table_number(name) is not None or manifest_number(name) is not None]
+    if not known and CURRENT not in names and WAL_DIRECTORY not in names:
+        raise NotFound(f"{path} holds no database")
+    try:
+        return files.lock(f"{path}/{LOCK_FILE}", shared=shared)
+    except BlockingIOError:
+        raise Locked(f"{path} is open in another process, or in this one", hint="close it first") from None
+
+
+# -- looking ----------------------------------------------------------------------------------------------------------
+def _inspect(files: Files, path: str) -> _Findings:
+    found = _Findings()
+    _inspect_manifest(files, path, found)
+    _inspect_log(files, path, found)
+    return found
+
+
+def _inspect_manifest(files: Files, path: str, found: _Findings) -> None:
+    names = files.listdir(path)
+    try:
+        candidates = [read_current(files, f"{path}/{CURRENT}")]
+        if candidates[0] not in names:
+            raise Corruption(f"CURRENT names {candidates[0]}, which is missing", path=f"{path}/{CURRENT}")
+    except (Corruption, FileNotFoundError) as error:
+        found.current_ok = False
+        found.problems.append(str(error) if isinstance(error, Corruption) else f"{path}/{CURRENT} is missing")
+        # The newest manifest that reads well says everything: the first edit of each is a full state.
+        candidates = sorted((n for n in names if manifest_number(n) is not None), key=_number, reverse=True)
+    cache = BlockCache(0)
+    for name in candidates:
+        versions = VersionSet(path, files, read_only=True)
+        try:
+            edits, _torn = read_manifest(files.read_file(f"{path}/{name}"), f"{path}/{name}", _number(name))
+            metas: dict[int, FileMeta] = {}
+            for edit in edits:
+                versions._fold(edit, metas, f"{path}/{name}")
+        except Corruption as error:
+            found.problems.append(str(error))
+            continue
+        found.manifest = name
+        found.families, found.log_number = dict(versions.families), versions.log_number
+        found.last_sequence = versions.last_sequence
+        for meta in metas.values():
+            _inspect_table(files, f"{path}/{table_name(meta.number)}", cache, meta, found)
+        return
+    found.families = {"plain": 0}
+    for name in names:
+        if table_number(name) is not None:
+            _inspect_table(files, f"{path}/{name}", cache, None, found)
+
+
+def _number(name: str) -> int:
+    return manifest_number(name) or 0
+
+
+def _inspect_table(files: Files, path: str, cache: BlockCache, meta: FileMeta | None, found: _Findings) -> None:
+    name = path.rpartition("/")[2]
+    try:
+        table = open_table(files, path, cache, meta)
+        table.verify()
+        if meta is not None and crc32c(files.map_file(path)) != meta.crc32c:
+            raise Corruption("the file's checksum differs from the manifest's", path=path, offset=0)
+    except (Corruption, OSError) as error:
+        found.problems.append(str(error))
+        found.damaged.append(name)
+        return
+    if meta is None:
+        if table.properties["external"]:
+            found.external.append(name)
+            return
+        size = files.size(path)
+        p = table.properties
+        meta = FileMeta(
+            number=table_number(name) or 0,
+            level=1,
+            size=size,
+            crc32c=crc32c(files.map_file(path)),
+            entries=p["entries"],
+            smallest=p["smallest"],
+            largest=p["largest"],
+            min_sequence=p["min_sequence"],
+            max_sequence=p["max_sequence"],
+        )
+        found.last_sequence = max(found.last_sequence, p["max_sequence"])
+    found.healthy.append((meta, table))
+
+
+def _inspect_log(files: Files, path: str, found: _Findings) -> None:
+    directory = f"{path}/{WAL_DIRECTORY}"
+    try:
+        segments = recover(files, directory).segments if files.exists(directory) else []
+        if not segments:
+            raise Corruption("the write-ahead log is missing", path=directory)
+        for payload in _batches(files, segments):
+            decode_batch(payload)
+    except Corruption as error:
+        found.log_ok = False
+        found.problems.append(str(error))
+        return
+    if found.log_number and segments[0].number > found.log_number:
+        found.log_gap = True
+        found.problems.append(
+            f"{directory}: segment {found.log_number} is missing, the log begins at {segments[0].number}"
+        )
+
+
+def _batches(files: Files, segments: list[SegmentInfo]) -> Iterator[bytes]:
+    for info in segments:
+        reader = SegmentReader(files.map_file(info.path), info.number, DATA_START)
+        found: list[tuple[int, int, bytes]] = []
+        while not found or len(found) == CHUNK:
+            found = reader.records({BATCH_RECORD}, info.end, CHUNK)
+            for _, _, payload in found:
+                yield payload
+            if not found:
+                break
+
+
+def _readable_chain(files: Files, directory: str) -> list[SegmentInfo]:
+    """The log up to its first damage: segments with the end of what can be read of each."""
+    infos: dict[int, SegmentInfo] = {}
+    for name in files.listdir(directory) if files.exists(directory) else []:
+        number = segment_number(name)
+        if number is None:
+            continue
+        path = f"{directory}/{name}"
+        data = files.map_file(path)
+        size = memoryview(data).nbytes
+        try:
+            info = _read_info(number, path, data)
+        except Corruption:
+            info = SegmentInfo(number, path, size, -1)  # its records carry checksums of their own
+        if info is not None and size > DATA_START:
+            infos[number] = info
+    chain: list[SegmentInfo] = []
+    number = max(infos, default=0)
+    while number in infos:
+        chain.append(infos[number])
+        previous = infos[number].previous
+        lower = [n for n in infos if n < number]
+        number = max(lower, default=0) if previous < 0 else previous if previous < number else 0
+    chain.reverse()
+    readable: list[SegmentInfo] = []
+    for info in chain:
+        data = files.map_file(info.path)
+        if readable:
+            try:
+                stop = _read_link(info, data, readable[-1].number)
+            except Corruption:
+                break
+            if stop != readable[-1].end:
+                break  # the one before ends too early
+        reader = SegmentReader(data, info.number, DATA_START)
+        reader.skip_valid(memoryview(data).nbytes)
+        info.end = reader.offset
+        readable.append(info)
+    return readable
+
+
+# -- repairing --------------------------------------------------------------------------------------------------------
+class _Repair:
+    def __init__(self, files: Files, path: str, found: _Findings) -> None:
+        self.files = files
+        self.path = path
+        self.found = found
+        self.options = LsmOptions()
+        names = files.listdir(path)
+        numbers = [table_number(n) or manifest_number(n) or 0 for n in names]
+        self.next_number = 1 + max([0, *numbers, *(meta.number for meta, _ in found.healthy)])
+        self.lost: list[str] = []
+        self.notes: list[str] = []
+        self.recovered = 0
+
+    def run(self) -> RepairReport:
+        found = self.found
+        if found.manifest is not None:
+            metas = [meta for meta, _ in found.healthy]
+            if found.damaged:
+                self.notes.append("keys of the damaged tables may be missing, or show an older value")
+        else:
+            metas = self._rewrite()
+        if not found.log_ok:
+            metas += self._salvage_log()
+        if found.log_gap:
+            self.notes.append("writes that only the missing part of the log held are lost")
+        number = self._take_number()
+        keep = {table_name(meta.number) for meta in metas} | {manifest_name(number)}
+        # Order: module docstring. The old CURRENT is replaced in place; a damaged one is kept under another name.
+        if not found.current_ok and self.files.exists(f"{self.path}/{CURRENT}"):
+            self.files.makedirs(f"{self.path}/{LOST}")
+            self.files.link(f"{self.path}/{CURRENT}", self._free_name(CURRENT))
+            self.files.sync_dir(f"{self.path}/{LOST}")
+        log_number = FIRST_LOG_NUMBER if not found.log_ok else 0 if found.log_gap else found.log_number
+        self._move_away(keep)
+        write_manifest(self.files, self.path, number, metas, found.families, found.last_sequence, log_number)
+        if found.manifest is not None and self.files.exists(f"{self.path}/{found.manifest}"):
+            self._lose(found.manifest)
+        if not found.log_ok:
+            if self.files.exists(f"{self.path}/{WAL_DIRECTORY}"):
+                self._lose(WAL_DIRECTORY)
+                self.files.sync_dir(f"{self.path}/{LOST}")  # its new name first, then the old one may go
+                self.files.sync_dir(self.path)
+            new_log(self.files, f"{self.path}/{WAL_DIRECTORY}")
+        if self.lost:
+            self.files.sync_dir(f"{self.path}/{LOST}")
+        self.files.sync_dir(self.path)
+        return RepairReport(
+            self.path,
+            True,
+            tuple(found.problems),
+            len(metas),
+            tuple(self.lost),
+            self.recovered,
+            tuple(self.notes),
+        )
+
+    def _take_number(self) -> int:
+        number = self.next_number
+        self.next_number += 1
+        return number
+
+    def _next_file(self) -> tuple[int, str]:
+        number = self._take_number()
+        return number, f"{self.path}/{table_name(number)}"
+
+    def _rewrite(self) -> list[FileMeta]:
+        """No manifest: nobody knows the levels. Merge all tables by sequence into new ones that do not overlap."""
+        found = self.found
+        self.notes.append("no manifest could be read: all readable tables count, so deleted keys may have come back")
+        if found.external:
+            self.notes.append("ingested tables lie in lost/: their place in time is unknown; ingest them again")
+        self._name_families()
+        if not found.healthy:
+            return []
+        source = merge([table.cursor() for _, table in found.healthy])
+        source.seek_first()
+        written = write_tables(
+            self.files,
+            source,
+            VersionFilter(()),
+            self.options,
+            next_file=self._next_file,
+            compression=self.options.compression,
+            created_ms=0,
+            table_bytes=self.options.table_bytes,
+        )
+        self.files.sync_dir(self.path)
+        return [table.meta(1) for table in written]
+
+    def _name_families(self) -> None:
+        """The manifest knew the names. Reserved ids have theirs; others are called family-<id>."""
+        found = self.found
+        reserved = {number: name for name, number in RESERVED_FAMILIES.items()}
+        for _, table in found.healthy:
+            cursor = table.cursor()
+            at = 0
+            while at <= 255:
+                cursor.seek(bytes((at,)) + bytes(8))
+                if not cursor.valid:
+                    break
+                at = cursor.entry[0][0]
+                self._name_family(at, reserved)
+                at += 1
+
+        if found.log_ok:
+            for payload in _batches(self.files, recover(self.files, f"{self.path}/{WAL_DIRECTORY}").segments):
+                for _, family, _, _ in decode_batch(payload)[1]:
+                    self._name_family(family, reserved)
+
+    def _name_family(self, number: int, reserved: dict[int, str]) -> None:
+        if number not in self.found.families.values():
+            name = reserved.get(number, f"family-{number}")
+            self.found.families[name] = number
+            if number not in reserved:
+                self.notes.append(f"the family with id {number} has lost its name: it is called {name}")
+
+    def _salvage_log(self) -> list[FileMeta]:
+        """What the readable part of the log holds beyond the tables, as a table of level 0."""
+        found = self.found
+        newest: dict[bytes, tuple[int, bytes | None]] = {}
+        flushed = found.last_sequence
+        reserved = {number: name for name, number in RESERVED_FAMILIES.items()}
+        try:
+            for payload in _batches(self.files, _readable_chain(self.files, f"{self.path}/{WAL_DIRECTORY}")):
+                first, operations = decode_batch(payload)
+                if first + len(operations) - 1 <= flushed:
+                    continue
+                self.recovered += 1
+                for offset, (kind, family, key, value) in enumerate(operations):
+                    self._name_family(family, reserved)
+                    newest[bytes((family,)) + key] = (first + offset, value if kind == PUT else None)
+        except Corruption as error:  # a record whose checksum holds and whose content does not
+            found.problems.append(str(error))
+        self.notes.append("writes after the damage in the log are lost; the log lies in lost/")
+        if not newest:
+            return []
+        number, path = self._next_file()
+        written: WrittenTable
+        with write_table(self.files, number, path, self.options, compression="none", created_ms=0) as (
+            builder,
+            written,
+        ):
+            for prefix in sorted(newest):
+                sequence, value = newest[prefix]
+                builder.add(prefix, value, sequence)
+        meta = written.meta(0)
+        found.last_sequence = max(found.last_sequence, meta.max_sequence)
+        return [meta]
+
+    def _move_away(self, keep: set[str]) -> None:
+        for name in self.files.listdir(self.path):
+            if name in keep or name == self.found.manifest:
+                continue
+            if table_number(name) is not None or manifest_number(name) is not None:
+                self._lose(name)
+        if self.lost:
+            self.files.sync_dir(f"{self.path}/{LOST}")
+            self.files.sync_dir(self.path)
+
+    def _lose(self, name: str) -> None:
+        self.files.makedirs(f"{self.path}/{LOST}")
+        target = self._free_name(name)
+        self.files.rename(f"{self.path}/{name}", target)
+        self.lost.append(target.removeprefix(f"{self.path}/"))
+
+    def _free_name(self, name: str) -> str:
+        target, turn = f"{self.path}/{LOST}/{name}", 1
+        while self.files.exists(target):
+            target, turn = f"{self.path}/{LOST}/{name}.{turn}", turn + 1
+        return target

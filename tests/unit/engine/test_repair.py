@@ -1,0 +1,321 @@
+"""Checkpoint, check, repair, destroy, delete_range: on real directories, and crashing at every operation."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import nokv
+from nokv.engine.mode import CLUSTER, ModeRecord, write_mode
+from nokv.engine.wal.recovery import segment_number
+from nokv.env.files import OsFiles
+from nokv.testing.executor import StepExecutor
+from nokv.testing.files import CrashFiles, CrashPoint
+
+
+def make(path: Path | str) -> dict[bytes, bytes]:
+    """Two levels, level 0, and a tail that only the log has."""
+    with nokv.open(path, durability="process", families=("other",)) as db:
+        for i in range(300):
+            db.put(b"deep%03d" % i, b"1")
+        db.delete(b"deep000")
+        db.compact()
+        db.put_many({b"flat%03d" % i: b"2" for i in range(300)})
+        db.flush()
+        db.family("other").put(b"x", b"3")
+        for i in range(50):
+            db.put(b"tail%03d" % i, b"4")
+        db.delete(b"deep001")
+        return dict(db.scan())
+
+
+def flip(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 0x40
+    path.write_bytes(data)
+
+
+def content(path: Path | str) -> dict[bytes, bytes]:
+    with nokv.open(path, create=False) as db:
+        assert db.verify().damaged == ()
+        return dict(db.scan())
+
+
+def all_bytes(path: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+# -- checkpoint -------------------------------------------------------------------------------------------------------
+def test_checkpoint(tmp_path: Path) -> None:
+    """ENG-12"""
+    make(tmp_path / "db")
+    with nokv.open(tmp_path / "db") as db:
+        want = dict(db.scan())
+        db.checkpoint(tmp_path / "copy")
+        assert {p.stat().st_nlink for p in (tmp_path / "copy").glob("*.sst")} == {2}
+        db.put(b"later", b"5")
+        db.compact()
+        assert content(tmp_path / "copy") == want
+        with pytest.raises(nokv.PreconditionFailed):
+            db.checkpoint(tmp_path / "copy")
+    with nokv.open(tmp_path / "copy") as copy:
+        assert copy.family("other").get(b"x") == b"3"
+        copy.put(b"own", b"6")
+        copy.compact()
+    assert content(tmp_path / "copy") == {**want, b"own": b"6"}
+    assert content(tmp_path / "db") == {**want, b"later": b"5"}
+    with nokv.open(tmp_path / "empty") as db:
+        db.checkpoint(tmp_path / "deep" / "down")
+    assert content(tmp_path / "deep" / "down") == {}
+
+
+def test_checkpoint_crash_leaves_all_or_nothing() -> None:
+    at = 0
+    while True:
+        at += 1
+        files = CrashFiles()
+        db = nokv.open("db", files=files, executor=StepExecutor())
+        db.put_many({b"a": b"1", b"b": b"2"})
+        db.flush()
+        db.put(b"c", b"3")
+        files.crash_at = files.operation_count + at
+        done = False
+        try:
+            db.checkpoint("copy")
+            done = True
+        except CrashPoint:
+            pass
+        after = files.crash_clone()
+        try:
+            found = dict(nokv.open("copy", create=False, files=after, executor=StepExecutor()).scan())
+            assert found == {b"a": b"1", b"b": b"2", b"c": b"3"}, at
+        except (nokv.NotFound, nokv.Corruption):
+            assert not done, at
+        if done:
+            break
+    assert at > 10
+
+
+# -- check and repair -------------------------------------------------------------------------------------------------
+def test_a_healthy_directory_is_left_alone(tmp_path: Path) -> None:
+    want = make(tmp_path / "db")
+    before = all_bytes(tmp_path / "db")
+    report = nokv.check(tmp_path / "db")
+    assert report.healthy and report.tables == 2 and report.entries > 500
+    assert not nokv.repair(tmp_path / "db").changed
+    assert all_bytes(tmp_path / "db") == before
+    assert content(tmp_path / "db") == want
+
+
+def test_damaged_table(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    want = make(path)
+    tables = sorted(path.glob("*.sst"))
+    before = tables[0].read_bytes()
+    flip(tables[0], 100)
+    damaged = tables[0].read_bytes()
+    assert any(tables[0].name in line for line in nokv.check(path).problems)
+    report = nokv.repair(path)
+    assert report.changed and f"lost/{tables[0].name}" in report.lost and report.tables_kept == 1
+    assert (path / "lost" / tables[0].name).read_bytes() == damaged != before
+    found = content(path)
+    assert found == {k: v for k, v in want.items() if not k.startswith(b"deep")}
+    assert nokv.check(path).healthy
+    with nokv.open(path) as db:
+        assert db.family("other").get(b"x") == b"3"
+        db.put(b"new", b"1")
+        db.compact()
+
+
+@pytest.mark.parametrize("what", ["CURRENT missing", "CURRENT damaged"])
+def test_current(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "db"
+    want = make(path)
+    if what == "CURRENT missing":
+        (path / "CURRENT").unlink()
+    else:
+        flip(path / "CURRENT", 3)
+    with pytest.raises(nokv.Corruption):
+        nokv.open(path)
+    report = nokv.repair(path)
+    assert report.changed and report.tables_kept == 2
+    assert content(path) == want
+    assert (path / "lost" / "CURRENT").exists() is (what == "CURRENT damaged")
+
+
+def test_manifest_lost(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    want = make(path)
+    (manifest,) = path.glob("MANIFEST-*")
+    flip(manifest, 60)
+    report = nokv.repair(path)
+    assert f"lost/{manifest.name}" in report.lost and len([n for n in report.lost if n.endswith(".sst")]) == 2
+    found = content(path)
+    assert found == want
+    with nokv.open(path) as db:
+        (name,) = set(db.families()) - {"plain"}
+        assert name.startswith("family-")
+        assert db.family(name).get(b"x") == b"3"
+    assert any("lost its name" in note for note in report.notes)
+
+
+def test_damaged_log(tmp_path: Path) -> None:
+    """What precedes the damage stays."""
+    path = tmp_path / "db"
+    want = make(path)
+    segments = sorted(p for p in (path / "wal").iterdir() if segment_number(p.name) is not None)
+    data = segments[-1].read_bytes()
+    at = data.rindex(b"tail030")
+    flip(segments[-1], at)
+    with pytest.raises(nokv.Corruption):
+        nokv.open(path)
+    report = nokv.repair(path)
+    assert report.batches_recovered >= 30 and "lost/wal" in report.lost
+    found = content(path)
+    gone = {b"tail%03d" % i for i in range(30, 50)}
+    assert found == {**{k: v for k, v in want.items() if k not in gone}, b"deep001": b"1"}
+    assert not nokv.repair(path).changed
+    with nokv.open(path) as db:
+        assert db.family("other").get(b"x") == b"3"
+        db.put(b"tail030", b"again")
+    assert content(path)[b"tail030"] == b"again"
+
+
+def test_everything_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    make(path)
+    for table in path.glob("*.sst"):
+        flip(table, table.stat().st_size // 2)
+    for manifest in path.glob("MANIFEST-*"):
+        flip(manifest, 5)
+    flip(path / "CURRENT", 0)
+    for name in (path / "wal").iterdir():
+        flip(name, 0)
+    before = sorted(all_bytes(path).values())
+    report = nokv.repair(path)
+    assert len(report.problems) >= 4
+    content(path)
+    after = sorted(all_bytes(path / "lost").values())
+    assert all(data in after for data in before if data)
+
+
+def test_a_missing_log(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    want = make(path)
+    for name in (path / "wal").iterdir():
+        name.unlink()
+    (path / "wal").rmdir()
+    assert nokv.repair(path).changed
+    found = content(path)
+    assert found == {**{k: v for k, v in want.items() if not k.startswith(b"tail")}, b"deep001": b"1"}
+
+
+def test_refused(tmp_path: Path) -> None:
+    for call in (nokv.check, nokv.repair, nokv.destroy):
+        with pytest.raises(nokv.NotFound):
+            call(tmp_path / "absent")
+        with pytest.raises(nokv.NotFound):
+            call(tmp_path)
+        (tmp_path / "file").write_bytes(b"")
+        with pytest.raises(nokv.NotFound):
+            call(tmp_path / "file")
+    with nokv.open(tmp_path / "db") as db:
+        for call in (nokv.check, nokv.repair, nokv.destroy):
+            with pytest.raises(nokv.Locked):
+                call(db.path)
+    write_mode(str(tmp_path / "db"), ModeRecord(CLUSTER, 1, 1, 1), OsFiles())
+    for call in (nokv.repair, nokv.destroy):
+        with pytest.raises(nokv.ModeError):
+            call(tmp_path / "db")
+    assert nokv.check(tmp_path / "db").healthy
+
+
+def test_repair_survives_a_crash_at_every_operation() -> None:
+    """Log and CURRENT are damaged; wherever the repair stops, the next one ends with the same content."""
+
+    def damaged() -> CrashFiles:
+        files = CrashFiles()
+        db = nokv.open("db", files=files, executor=StepExecutor())
+        db.put_many({b"a": b"1", b"b": b"2"}, sync=True)
+        db.flush()
+        db.put(b"c", b"3", sync=True)
+        db.put(b"dddd", b"4", sync=True)
+        db.close()
+        for name in files.listdir("db/wal"):
+            data = files.read_file(f"db/wal/{name}")
+            if b"dddd" in data:
+                at = data.index(b"dddd")
+                files.remove(f"db/wal/{name}")
+                log = files.open_log(f"db/wal/{name}", len(data))
+                log.write(0, data[:at] + b"DDDD" + data[at + 4 :])
+                log.sync()
+                log.close()
+        file = files.create("db/CURRENT")
+        file.write(b"garbage")
+        file.sync()
+        file.close()
+        files.sync_dir("db/wal")
+        files.sync_dir("db")
+        return files
+
+    at = 0
+    while True:
+        at += 1
+        files = damaged()
+        files.crash_at = files.operation_count + at
+        done = False
+        try:
+            nokv.repair("db", files=files)
+            done = True
+        except CrashPoint:
+            pass
+        after = files.crash_clone()
+        try:
+            with nokv.open("db", create=False, files=after.crash_clone(), executor=StepExecutor()) as db:
+                assert dict(db.scan()) == {b"a": b"1", b"b": b"2", b"c": b"3"}, at
+        except nokv.Corruption:
+            assert not done, at
+        nokv.repair("db", files=after)
+        with nokv.open("db", create=False, files=after, executor=StepExecutor()) as db:
+            assert dict(db.scan()) == {b"a": b"1", b"b": b"2", b"c": b"3"}, at
+        lost = after.listdir("db/lost")
+        assert any(n.startswith("CURRENT") for n in lost) and any(n.startswith("wal") for n in lost), (at, lost)
+        if done:
+            break
+    assert at > 15
+
+
+# -- destroy ----------------------------------------------------------------------------------------------------------
+def test_destroy(tmp_path: Path) -> None:
+    make(tmp_path / "db")
+    (tmp_path / "db" / "mine.txt").write_text("not yours")
+    nokv.destroy(tmp_path / "db")
+    assert os.listdir(tmp_path / "db") == ["mine.txt"]
+    make(tmp_path / "other")
+    nokv.destroy(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+# -- delete_range -----------------------------------------------------------------------------------------------------
+def test_delete_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ENG-08"""
+    with nokv.open(tmp_path / "db", families=("other",)) as db:
+        db.put_many({b"%03d" % i: b"" for i in range(100)})
+        db.family("other").put(b"015", b"")
+        db.flush()
+        snapshot = db.snapshot()
+        assert db.delete_range(b"010", b"020") == 10
+        assert db.delete_range(b"010", b"020") == 0
+        assert [int(k) for k in db] == [*range(10), *range(20, 100)]
+        assert len(list(snapshot.scan())) == 100
+        assert db.family("other").get(b"015") == b""
+        assert db.delete_range(b"", b"\xff", family="other") == 1
+        with pytest.raises(nokv.UsageError):
+            db.delete_range(b"b", b"a")
+        monkeypatch.setattr("nokv.engine.db.DELETE_RANGE_BYTES_MAX", 100)
+        with pytest.raises(nokv.NotSupported):
+            db.delete_range(b"", b"\xff")
+        assert len(db) == 90
+        db.put(b"works", b"on")
