@@ -200,11 +200,10 @@ _TRANSITION_LABELS = {
 
 
 def describe_conf_change(change: ConfChange | ConfChangeV2) -> str:
-    """As a log line shows it."""
-    if isinstance(change, ConfChange):
-        return f"type:{_KIND_LABELS[change.kind]} node_id:{change.node_id}"
-    changes = "".join(f" changes:{{type:{_KIND_LABELS[c.kind]} node_id:{c.node_id}}}" for c in change.changes)
-    return f"transition:{_TRANSITION_LABELS[change.transition]}{changes}"
+    """As a log line shows it: both kinds of entry in the words of the newer one."""
+    v2 = change.as_v2()
+    changes = "".join(f" changes:{{type:{_KIND_LABELS[c.kind]} node_id:{c.node_id}}}" for c in v2.changes)
+    return f"transition:{_TRANSITION_LABELS[v2.transition]}{changes}"
 
 
 # -- the calculator ---------------------------------------------------------------------------------------------------

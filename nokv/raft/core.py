@@ -626,13 +626,13 @@ class RaftCore:
             return False
         if log.matches(metadata.index, metadata.term):
             # We have these entries already: keep them, they may be more.
-            log.commit_to(metadata.index)
             if logger is not None:
                 last_term, last_index = log.last_id()
                 logger.info(
                     f"{self.id:x} [commit: {log.committed}, lastindex: {last_index}, lastterm: {last_term}] "
                     f"fast-forwarded commit to snapshot [index: {metadata.index}, term: {metadata.term}]"
                 )
+            log.commit_to(metadata.index)
             return False
         log.restore(snapshot)
         self._superseded = self._superseded or (self.membership, self.progress)

@@ -872,7 +872,7 @@ def _picture(voters: set[int], acked: dict[int, int]) -> str:
         else:
             smaller = sum(acked.get(other, 0) < index for other in voters)
             bar = "x" * smaller + ">" + " " * (count - smaller)
-        lines.append(f"{bar} {index or 0:5d}    (id={node_id})\n")
+        lines.append(f"{bar} {index or 0:5d}    (id={node_id:x})\n")
     return "".join(lines)
 
 
