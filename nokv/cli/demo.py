@@ -2,6 +2,7 @@
 
 Fill a directory as any program would, promote it, serve it, grow it to three replicas *while a writer keeps writing*,
 move the leader, kill -9 a store and bring it back, then check every key on every replica and through the client.
+Whatever somebody else kills once the writer has started is started again, and shown in the summary.
 
 Environment: DEMO_DATA=path (directory, .jsonl, .csv; default: the running Python's standard library), DEMO_DIR=path
 (default: artifacts/demo), KEEP=1 (leave the cluster running). Writes artifacts/migration/summary.json and
@@ -25,8 +26,9 @@ import nokv
 from nokv.cli.demo_data import Counts, default_source, read_entries
 from nokv.cli.main import run_command
 from nokv.cli.output import note
-from nokv.cli.processes import sigterm_is_interrupt
+from nokv.cli.processes import sigterm_is_interrupt, uninterrupted
 from nokv.cli.run import ContentDigest, MigrationRun, Summary, find_leader_soon
+from nokv.cli.supervisor import Supervisor
 from nokv.errors import Indeterminate, NoKVError, PreconditionFailed
 from nokv.migrate.rollout import Waiter
 
@@ -212,35 +214,33 @@ def demo(source: Path, base: Path, artifacts: Path, *, keep: bool) -> int:
         job.stores(2)
         writer = Writer(job.running.coordinator_addresses, ledger, promoted)
         writer.start()
-        writer.wait_for(20, 30.0)
-        revive(job)
-        job.expand()
-        writer.wait_for(20, 30.0)
-        revive(job)
-        job.transfer(2)
-        writer.wait_for(20, 30.0)
-        revive(job)
-        with summary.stage("kill", "kill -9 the store that leads, bring it back, while writing goes on") as details:
-            _kill_and_restart(job, writer, details)
-        with summary.stage("write", "stop the writer") as details:
-            writer.stop()
-            details.update(
-                acknowledged=writer.acknowledged,
-                refused=writer.failed,
-                unresolved=writer.unresolved,
-                longest_wait_s=round(writer.longest_wait_s, 3),
-            )
-        with summary.stage("verify", "every key on every replica by digest, and through the client") as details:
-            revive(job)
-            job.replica_digests()
-            _verify_client(job, ledger, details)
+        with job.supervised() as supervisor:
+            writer.wait_for(20, 60.0)
+            job.expand()
+            writer.wait_for(20, 60.0)
+            job.transfer(2)
+            writer.wait_for(20, 60.0)
+            with summary.stage("kill", "kill -9 the store that leads, bring it back, while writing goes on") as details:
+                _kill_and_restart(job, supervisor, writer, details)
+            with summary.stage("write", "stop the writer") as details:
+                writer.stop()
+                details.update(
+                    acknowledged=writer.acknowledged,
+                    refused=writer.failed,
+                    unresolved=writer.unresolved,
+                    longest_wait_s=round(writer.longest_wait_s, 3),
+                )
+            with summary.stage("verify", "every key on every replica by digest, and through the client") as details:
+                job.replica_digests()
+                job.enduring(lambda: _verify_client(job, ledger, details))
     finally:
         failed = sys.exc_info()[0] is not None
-        if writer is not None and failed:
-            writer.halt()
-        if not keep or failed:
-            job.stop()
-        summary.write()
+        with uninterrupted():
+            if writer is not None and failed:
+                writer.halt()
+            if not keep or failed:
+                job.stop()
+            summary.write()
         click.echo("\n" + summary.text())
         note(f"\nwritten: {artifacts}/summary.json and summary.txt")
     if keep:
@@ -252,17 +252,6 @@ def demo(source: Path, base: Path, artifacts: Path, *, keep: bool) -> int:
     return 0 if summary.ok else 1
 
 
-def revive(job: MigrationRun) -> list[str]:
-    """Start again what died without us (somebody may kill -9 any process while the demo runs); returns the names."""
-    names = [record.name for record in job.running.records if record.state == "dead"]
-    for name in names:
-        note(f"    {name} died: starting it again")
-        job.running.start(name)
-    if names:
-        job.summary.facts.setdefault("revived", []).extend(names)
-    return names
-
-
 def _command() -> str:
     """How to call `nokv` from this shell."""
     if shutil.which("nokv"):
@@ -271,16 +260,18 @@ def _command() -> str:
     return str(beside) if beside.exists() else f"{sys.executable} -m nokv.cli"
 
 
-def _kill_and_restart(job: MigrationRun, writer: Writer, details: dict[str, Any]) -> None:
-    leader, status = find_leader_soon(job.running.get("store-1").address, 1, job.waiter)
-    leader.close()
-    name = f"store-{status.leader_store_id}"
-    details["killed"] = name
-    job.running.kill(name)
+def _kill_and_restart(job: MigrationRun, supervisor: Supervisor, writer: Writer, details: dict[str, Any]) -> None:
+    def leading_store() -> str:
+        leader, status = find_leader_soon(job.running.get("store-1").address, 1, job.waiter)
+        leader.close()
+        return f"store-{status.leader_store_id}"
+
+    details["killed"] = name = job.enduring(leading_store)
+    supervisor.kill(name)
     note(f"    {name} is gone; waiting for the others to elect and carry on")
     writer.wait_for(20, 60.0)
     note("    writes go on; starting it again")
-    job.running.start(name)
+    supervisor.start(name)
     writer.wait_for(20, 60.0)
 
 

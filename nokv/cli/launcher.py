@@ -233,7 +233,7 @@ class LocalCluster:
         if record.state == "running":
             raise PreconditionFailed(f"{name} already runs with pid {record.pid}")
         Path(record.workdir).mkdir(parents=True, exist_ok=True)
-        with open(record.log, "ab") as log:
+        with processes.uninterrupted(), open(record.log, "ab") as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", "nokv.cli", *record.arguments],
                 stdin=subprocess.DEVNULL,
@@ -242,12 +242,10 @@ class LocalCluster:
                 env={**_child_environment(), **(environment or {})},
                 start_new_session=True,  # Ctrl-C belongs to the launcher, which stops everything in order
             )
-        record.pid = child.pid
-        record.identity = processes.identify(child.pid)
-        child.returncode = (
-            0  # from here on it is watched by pid and identity; silences "still running" at interpreter exit
-        )
-        self.save()
+            record.pid = child.pid
+            record.identity = processes.identify(child.pid)
+            child.returncode = 0  # watched by pid and identity from here on: no "still running" at interpreter exit
+            self.save()
         if wait:
             self.wait_ready([name])
         return record

@@ -12,9 +12,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 
-__all__ = ["identify", "is_alive", "send_signal", "sigterm_is_interrupt", "wait_gone"]
+__all__ = ["identify", "is_alive", "send_signal", "sigterm_is_interrupt", "uninterrupted", "wait_gone"]
 
 POLL_S = 0.02
 
@@ -89,3 +91,24 @@ def sigterm_is_interrupt() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """SIGINT and SIGTERM wait until the block has ended: what is started is also recorded, what is stopped stays so.
+
+    Only the main thread is ever interrupted; elsewhere this changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda which, _frame: came.append(which)) for number in numbers}
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
+        for which in dict.fromkeys(came):
+            signal.raise_signal(which)

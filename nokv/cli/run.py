@@ -12,9 +12,10 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -22,7 +23,8 @@ from nokv._ext.mvcc import pack_pairs_for_digest
 from nokv.cli.cluster import wait_for_signal
 from nokv.cli.launcher import LocalCluster
 from nokv.cli.output import SCHEMA_VERSION, note, output_option, table
-from nokv.cli.processes import sigterm_is_interrupt
+from nokv.cli.processes import sigterm_is_interrupt, uninterrupted
+from nokv.cli.supervisor import Supervisor
 from nokv.errors import InvariantError, PreconditionFailed
 from nokv.migrate.client import AdminClient
 from nokv.migrate.rollout import RolloutLog, Target, Waiter, find_leader
@@ -32,6 +34,7 @@ __all__ = ["ContentDigest", "MigrationRun", "Summary", "run"]
 REGION = 1
 STORE = 1
 PEER = 101
+_T = TypeVar("_T")
 
 
 class Summary:
@@ -94,6 +97,8 @@ class Summary:
         if digests:
             shown = [(n, d["digest"], d["keys"], d["bytes"], d["applied_index"]) for n, d in digests.items()]
             lines += ["", table(["replica", "digest", "keys", "bytes", "applied"], shown)]
+        for restart in self.facts.get("restarted", []):
+            lines.append(f"killed by somebody else, started again: {restart['name']} (during {restart['stage']})")
         for name in ("digest_before", "client_digest"):
             if name in self.facts:
                 lines.append(f"{name.replace('_', ' ')}: {self.facts[name]}")
@@ -151,6 +156,7 @@ class MigrationRun:
         self.summary = summary
         self.waiter = waiter
         self.cluster: LocalCluster | None = None
+        self.supervisor: Supervisor | None = None
         summary.facts.update(workdir=str(workdir), cluster_dir=str(directory))
 
     @property
@@ -158,6 +164,27 @@ class MigrationRun:
         if self.cluster is None:
             raise InvariantError("the cluster was not described yet")
         return self.cluster
+
+    @contextlib.contextmanager
+    def supervised(self) -> Iterator[Supervisor]:
+        """While the body runs, what dies without us is started again (and shown in the summary), and verbs resume."""
+        restarted = self.summary.facts.setdefault("restarted", [])
+
+        def told(name: str) -> None:
+            restarted.append({"name": name, "stage": self.summary.stages[-1]["name"] if self.summary.stages else ""})
+
+        plain = self.waiter
+        with Supervisor(self.running, told).watching() as supervisor:
+            self.supervisor = supervisor
+            self.waiter = replace(plain, sleep=supervisor.sleep)
+            try:
+                yield supervisor
+            finally:
+                self.supervisor, self.waiter = None, plain
+
+    def enduring(self, verb: Callable[[], _T]) -> _T:
+        """Run a repeatable verb, again after each restart if `supervised`."""
+        return verb() if self.supervisor is None else self.supervisor.enduring(verb)
 
     def plan(self) -> None:
         from nokv.migrate.plan import plan
@@ -215,14 +242,16 @@ class MigrationRun:
         from nokv.migrate.expand import expand
 
         with self.summary.stage("expand", "to one replica per store, one after the other") as details:
-            result = expand(
-                self.running.get("store-1").address,
-                REGION,
-                self.targets(),
-                command=f"nokv migrate run --workdir {self.workdir} --dir {self.directory}",
-                waiter=self.waiter,
-                log=RolloutLog(str(self.workdir)),
-                say=_indent,
+            result = self.enduring(
+                lambda: expand(
+                    self.running.get("store-1").address,
+                    REGION,
+                    self.targets(),
+                    command=f"nokv migrate run --workdir {self.workdir} --dir {self.directory}",
+                    waiter=self.waiter,
+                    log=RolloutLog(str(self.workdir)),
+                    say=_indent,
+                )
             )
             self.summary.facts["membership_after"] = result.membership_after
             details.update(replicas=len(result.membership_after))
@@ -232,20 +261,29 @@ class MigrationRun:
 
         record = self.running.get(f"store-{store_id}")
         with self.summary.stage("transfer-leader", f"to {record.name}") as details:
-            result = transfer_leader(
-                self.running.get("store-1").address,
-                REGION,
-                store_id * 100 + 1,
-                command=f"nokv migrate transfer-leader --addr {record.address} --peer {store_id * 100 + 1}",
-                target_address=record.address,
-                waiter=self.waiter,
-                log=RolloutLog(str(self.workdir)),
-                say=_indent,
+            result = self.enduring(
+                lambda: transfer_leader(
+                    self.running.get("store-1").address,
+                    REGION,
+                    store_id * 100 + 1,
+                    command=f"nokv migrate transfer-leader --addr {record.address} --peer {store_id * 100 + 1}",
+                    target_address=record.address,
+                    waiter=self.waiter,
+                    log=RolloutLog(str(self.workdir)),
+                    say=_indent,
+                )
             )
             details.update(leader_before=result["leader_before"], leader=result["leader"])
 
     def replica_digests(self) -> dict[str, dict[str, Any]]:
         """The digest of every replica, each computed by its own store over its own data; they must be equal."""
+        found = self.enduring(self._replica_digests)
+        self.summary.facts["digests"] = found
+        if len({d["digest"] for d in found.values()}) != 1:
+            raise PreconditionFailed(f"replicas differ: { {n: d['digest'] for n, d in found.items()} }")
+        return found
+
+    def _replica_digests(self) -> dict[str, dict[str, Any]]:
         leader, status = find_leader_soon(self.running.get("store-1").address, REGION, self.waiter)
         leader.close()
         found: dict[str, dict[str, Any]] = {}
@@ -258,9 +296,6 @@ class MigrationRun:
                 "bytes": answer.bytes,
                 "applied_index": answer.applied_index,
             }
-        self.summary.facts["digests"] = found
-        if len({d["digest"] for d in found.values()}) != 1:
-            raise PreconditionFailed(f"replicas differ: { {n: d['digest'] for n, d in found.items()} }")
         return found
 
     def check_client_digest(self, seen: ContentDigest) -> None:
@@ -334,20 +369,23 @@ def run(
         job.serve()
         if replicas > 1:
             job.stores(replicas - 1)
-            job.expand()
-            job.transfer(2)
-        with summary.stage("verify", "every key on every replica, and through the client") as details:
-            job.replica_digests()
-            _verify_client(job, before, details)
+        with job.supervised():
+            if replicas > 1:
+                job.expand()
+                job.transfer(2)
+            with summary.stage("verify", "every key on every replica, and through the client") as details:
+                job.replica_digests()
+                job.enduring(lambda: _verify_client(job, before, details))
         if foreground:
             note(f"attach: nokv scan --dir {cluster_dir}   Ctrl-C stops it")
             wait_for_signal()
     finally:
         failed = sys.exc_info()[0] is not None
-        if not keep or failed or foreground:
-            job.stop()
-        summary.write()
-        _print(summary, output)
+        with uninterrupted():
+            if not keep or failed or foreground:
+                job.stop()
+            summary.write()
+            _print(summary, output)
     if keep and not foreground:
         note(f"\nattach: nokv scan --dir {cluster_dir}\nstop:   nokv cluster down --dir {cluster_dir}")
     return 0 if summary.ok else 1
