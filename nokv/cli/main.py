@@ -85,7 +85,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("nokv.cli.transfer:export", "Write keys and values as JSON lines or CSV."),
     "regions": ("nokv.cli.regions:regions", "Regions of a cluster, or of one store's directory."),
     "execution": ("nokv.cli.execution:execution", "What a store admitted, changed and restarted with."),
-    "root": ("nokv.cli.root:root", "The rooted log: log, snapshot, status."),
+    "root": ("nokv.cli.root:root", "The rooted log: log, snapshot, status, verify, audit."),
     "serve": ("nokv.cli.server:serve", "Run a store."),
     "coordinator": ("nokv.cli.server:coordinator", "Run a coordinator (alias: pd)."),
     "meta-root": ("nokv.cli.server:meta_root", "Run one peer of the meta-root."),

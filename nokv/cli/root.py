@@ -1,4 +1,4 @@
-"""`nokv root log | snapshot | status`: read the truth plane."""
+"""`nokv root log | snapshot | status | verify | audit | transitions`: read the truth plane."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from nokv.cli.client import RootAdmin, first_answer
 from nokv.cli.main import LazyGroup
 from nokv.cli.output import emit, emit_rows, output_option, table
-from nokv.errors import NotLeader, UsageError
+from nokv.errors import InvariantError, NotLeader, PreconditionFailed, UsageError
 
 __all__ = ["root"]
 
@@ -20,6 +20,9 @@ COMMANDS = {
     "log": ("nokv.cli.root:log", "The typed events, oldest first."),
     "snapshot": ("nokv.cli.root:snapshot", "The state that folds them."),
     "status": ("nokv.cli.root:status", "Each peer: leader, term, indexes."),
+    "verify": ("nokv.cli.root:verify", "Is the state what the log folds to?"),
+    "audit": ("nokv.cli.root:audit", "Do the four guarantees of the lease hold in the log?"),
+    "transitions": ("nokv.cli.root:transitions", "Planned changes and how they ended."),
 }
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -111,6 +114,23 @@ def log(addr: tuple[str, ...], directory: str | None, from_revision: int, limit:
     emit_rows("root-log", rows(), output, human)
 
 
+def _snapshot(addresses: list[str], *, linearizable: bool = True) -> Any:
+    """The state as a message, from the leader if it has to be sure."""
+
+    def ask(address: str) -> Any:
+        for _ in range(3):
+            with RootAdmin(address) as peer:
+                try:
+                    return peer.snapshot(linearizable=linearizable).state
+                except NotLeader as error:
+                    if not error.address:
+                        raise
+                    address = error.address
+        raise NotLeader("the meta-root keeps changing its leader")
+
+    return first_answer(addresses, ask)
+
+
 @click.command()
 @root_options
 @click.option("--stale", is_flag=True, help="What that peer knows, without asking the quorum.")
@@ -119,18 +139,7 @@ def snapshot(addr: tuple[str, ...], directory: str | None, stale: bool, output: 
     """The state that folds the log; equal to a replay of `nokv root log`."""
     addresses = _addresses(addr, directory)
 
-    def ask(address: str) -> Any:
-        for _ in range(3):
-            with RootAdmin(address) as peer:
-                try:
-                    return peer.snapshot(linearizable=not stale)
-                except NotLeader as error:
-                    if not error.address:
-                        raise
-                    address = error.address
-        raise NotLeader("the meta-root keeps changing its leader")
-
-    state = message_json(first_answer(addresses, ask).state)
+    state = message_json(_snapshot(addresses, linearizable=not stale))
     emit("root-snapshot", {"state": state}, output, lambda p: table(["field", "value"], list(p["state"].items())))
 
 
@@ -171,5 +180,139 @@ def status(addr: tuple[str, ...], directory: str | None, output: str) -> None:
                 )
                 for x in p["peers"]
             ],
+        ),
+    )
+
+
+def _records(addresses: list[str], last: int) -> Iterator[Any]:
+    """Every record that is kept, oldest first, up to revision `last`; waits for a replica that is behind by asking
+    another."""
+    from nokv.errors import Unavailable
+    from nokv.metaroot.wire import record_from_pb
+
+    following = 0
+    while following <= last:
+
+        def ask(address: str, at: int = following) -> Any:
+            with RootAdmin(address) as peer:
+                answer = peer.read(at, PAGE)
+            if not answer.events and answer.last.revision < last:
+                raise Unavailable(f"{address} is behind: at revision {answer.last.revision} of {last}")
+            return answer
+
+        answer = first_answer(addresses, ask)
+        for event in answer.events:
+            if event.token.revision > last:
+                return
+            yield record_from_pb(event)
+            following = event.token.revision + 1
+        if not answer.events:
+            return
+
+
+@click.command()
+@root_options
+@output_option
+def verify(addr: tuple[str, ...], directory: str | None, output: str) -> None:
+    """Fold the whole log anew and compare with the state that the meta-root serves.
+
+    Exit code 0 only if they are equal. A log whose beginning is no longer kept cannot be folded: the command says so.
+    """
+    from nokv.metaroot.audit import verify as verify_state
+    from nokv.metaroot.wire import state_from_pb
+
+    addresses = _addresses(addr, directory)
+    state = state_from_pb(_snapshot(addresses))
+    records = list(_records(addresses, state.last.revision))
+    first = records[0].token.revision if records else 0
+    payload: dict[str, Any] = {"revision": state.last.revision, "first_revision": first, "events": len(records)}
+    if state.last.revision and first != 1:
+        emit("root-verify", {**payload, "verdict": "truncated", "differences": []}, output, lambda p: p["verdict"])
+        raise PreconditionFailed(
+            f"the log was truncated: it starts at revision {first}, so that the state cannot be folded from it",
+            hint="nokv root audit checks what is kept",
+        )
+    found = verify_state(records, state)
+    payload |= {"verdict": "differs" if found.differences else "equal", "differences": found.differences}
+    emit(
+        "root-verify",
+        payload,
+        output,
+        lambda p: (
+            f"the state at revision {p['revision']} "
+            + ("differs from" if p["differences"] else "equals")
+            + f" the fold of all {p['events']} events"
+            + "".join(f"\n  differs: {name}" for name in p["differences"])
+        ),
+    )
+    if found.differences:
+        raise InvariantError(f"state and log differ in {', '.join(found.differences)}")
+
+
+@click.command()
+@root_options
+@output_option
+def audit(addr: tuple[str, ...], directory: str | None, output: str) -> None:
+    """Check primacy, inheritance, silence and finality over the kept log. Exit code 0 only if all four hold."""
+    from nokv.metaroot.audit import GUARANTEES
+    from nokv.metaroot.audit import audit as audit_records
+
+    addresses = _addresses(addr, directory)
+    last = int(_snapshot(addresses).last.revision)
+    found = audit_records(_records(addresses, last))
+    payload = {
+        "complete": found.complete,
+        "first_revision": found.first_revision,
+        "last_revision": found.last_revision,
+        "eras": found.eras,
+        "handovers": found.handovers,
+        "open_handover": found.open_handover,
+        "guarantees": [
+            {"name": name, "means": means, "holds": not found.problems[name], "problems": found.problems[name]}
+            for name, means in GUARANTEES.items()
+        ],
+    }
+    emit("root-audit", payload, output, _audit_text)
+    if not found.holds:
+        raise InvariantError("the rooted log breaks a guarantee")
+
+
+def _audit_text(payload: dict[str, Any]) -> str:
+    lines = [
+        f"revisions {payload['first_revision']} to {payload['last_revision']}"
+        + ("" if payload["complete"] else " (older events are no longer kept)")
+        + f": {payload['eras']} eras granted, {payload['handovers']} hand-overs"
+        + (f", the one into era {payload['open_handover']} is under way" if payload["open_handover"] else "")
+    ]
+    for guarantee in payload["guarantees"]:
+        lines.append(f"{'holds' if guarantee['holds'] else 'BROKEN':7} {guarantee['name']:12} {guarantee['means']}")
+        lines += [f"        {problem}" for problem in guarantee["problems"]]
+    return "\n".join(lines)
+
+
+@click.command()
+@root_options
+@output_option
+def transitions(addr: tuple[str, ...], directory: str | None, output: str) -> None:
+    """Changes of regions by their ids, which name the same change the same way every time: planned, or how they
+    ended."""
+    from nokv.metaroot.wire import state_from_pb
+
+    state = state_from_pb(_snapshot(_addresses(addr, directory)))
+    rows: list[dict[str, Any]] = [
+        {"transition_id": t.transition_id, "region_id": t.region_id, "phase": t.phase.value, "revision": t.revision}
+        for t in state.finished.values()
+    ]
+    rows += [
+        {"transition_id": p.transition_id, "region_id": p.region_id, "phase": "planned", "revision": 0}
+        for p in state.pending.values()
+    ]
+    emit(
+        "root-transitions",
+        {"transitions": rows},
+        output,
+        lambda p: table(
+            ["transition", "region", "phase", "ended at revision"],
+            [(r["transition_id"], r["region_id"], r["phase"], r["revision"] or "-") for r in p["transitions"]],
         ),
     )
