@@ -137,9 +137,11 @@ cdef class WriteBatch:
 
     def payload(self, uint64_t first_sequence):
         """The WAL payload that a write at this sequence makes."""
-        put_fixed64(self.data, first_sequence)
-        put_fixed32(self.data + 8, self.count)
-        return PyBytes_FromStringAndSize(<const char*>self.data, <Py_ssize_t>self.size)
+        cdef bytes made = PyBytes_FromStringAndSize(<const char*>self.data, <Py_ssize_t>self.size)
+        cdef uint8_t* header = <uint8_t*>PyBytes_AS_STRING(made)    # ours is not touched: it may be being written
+        put_fixed64(header, first_sequence)
+        put_fixed32(header + 8, self.count)
+        return made
 
     def __repr__(self):
         return f"WriteBatch({self.count} operations, {self.size} bytes)"

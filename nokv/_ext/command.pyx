@@ -16,7 +16,7 @@ from nokv._ext.codec cimport (
 )
 from nokv._ext.crc32c cimport crc32c
 
-from nokv.errors import KeyLocked, KeyNotInRegion, UsageError
+from nokv.errors import BytesRequired, KeyLocked, KeyNotInRegion, UsageError
 
 
 cdef class Packer:
@@ -94,12 +94,16 @@ cdef bint open_packed(const uint8_t* data, size_t size, Reader* r, uint8_t* kind
 
 
 cdef inline void pack_key(Packer packer, bytes key, Py_ssize_t limit) except *:
+    if key is None:                 # which passes for `bytes`, and has no bytes
+        raise BytesRequired("a key must be bytes, not None")
     if PyBytes_GET_SIZE(key) > limit:
         raise UsageError(f"a key has at most {limit} bytes here, not {len(key)}")
     packer.sized(<const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
 
 
-cdef inline void pack_bytes(Packer packer, bytes data) noexcept:
+cdef inline void pack_bytes(Packer packer, bytes data) except *:
+    if data is None:
+        raise BytesRequired("bytes are needed here, not None")
     packer.sized(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
 

@@ -59,7 +59,10 @@ SEQUENCE_MAX = (1 << 56) - 1
 
 @cython.no_gc_clear          # what a cursor points into must outlive it, also when a cycle is collected
 cdef class View:
-    def __init__(self, MemTable mem not None, tuple immutables not None, Version version not None):
+    def __cinit__(self, MemTable mem not None, tuple immutables not None, Version version not None):
+        for item in immutables:
+            if not isinstance(item, MemTable):
+                raise TypeError("immutables must be memtables")
         self.mem = mem
         self.immutables = immutables
         self.version = version
@@ -165,7 +168,7 @@ cdef class Core:
                 free(prefix)
 
     cdef list read_many(self, uint8_t family, object keys, uint64_t sequence):
-        cdef list items = keys if type(keys) is list else list(keys)
+        cdef list items = list(keys)        # a copy: whoever runs meanwhile may change the caller's list
         cdef Py_ssize_t count = len(items), i
         cdef list results = [None] * count
         self.hold(sequence)         # reading a block may let writers run: what we see must not be superseded in place
@@ -284,6 +287,8 @@ cdef class Core:
         put_fixed32(batch.data + 8, batch.count)
         if log:
             writer = self.wal.active
+            if writer is None:
+                raise Closed("the log is closed")
             writer.append_written(RECORD_BATCH, batch.data, batch.size)
             self.wal.appended += 1
             self.wal.appended_bytes += batch.size
@@ -301,7 +306,8 @@ cdef class Core:
         self.write_payload(batch, log)
 
     def _has_room(self, uint64_t size, bint log):
-        return (self.view.mem.t.used < self.write_buffer_bytes and (not log or self.wal.active.has_room(size)))
+        cdef SegmentWriter writer = self.wal.active
+        return self.view.mem.t.used < self.write_buffer_bytes and (not log or (writer is not None and writer.has_room(size)))
 
     def write(self, WriteBatch batch not None, *, sync=None, log=True):
         """Apply all operations of the batch, in order, atomically. `log=False`: no WAL record, durable only after a flush."""
@@ -854,7 +860,7 @@ cdef class SnapshotFamily:
     cdef readonly object name
     cdef readonly int id
 
-    def __init__(self, Snapshot snapshot not None, name, int number):
+    def __cinit__(self, Snapshot snapshot not None, name, int number):
         self.snapshot = snapshot
         self.name = name
         self.id = number
@@ -886,7 +892,7 @@ cdef class Family:
     cdef readonly str name
     cdef readonly int id
 
-    def __init__(self, Core core not None, str name not None, int number):
+    def __cinit__(self, Core core not None, str name not None, int number):
         self.core = core
         self.name = name
         self.id = number

@@ -377,6 +377,9 @@ cdef class MemTable:
         cdef list found = []
         if c == NULL:
             raise MemoryError()
+        if seek is not None and len(seek) < TRAILER_SIZE:
+            c.ops.destroy(c)
+            raise ValueError("an internal key ends with an 8-byte trailer")
         try:
             if seek is not None:
                 target.data = seek

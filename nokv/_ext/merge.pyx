@@ -331,7 +331,11 @@ def merge(list cursors not None):
     cdef OwnedCursor child
     cdef Cursor* merged
     for child in cursors:
+        if child is None:
+            raise TypeError("merge: None is no cursor")
         child.check()
+    if len(set(map(id, cursors))) != n:
+        raise UsageError("a cursor comes twice")
     cdef Cursor** children = <Cursor**>malloc((n + 1) * sizeof(Cursor*))
     if children == NULL:
         raise MemoryError

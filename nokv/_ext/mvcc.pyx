@@ -19,7 +19,7 @@ from nokv._ext.command cimport (
 from nokv._ext.cursor cimport KIND_PUT, TRAILER_SIZE, Cursor, Slice, put_trailer, read_trailer
 from nokv._ext.db cimport Core, View
 
-from nokv.errors import Corruption, KeyLocked
+from nokv.errors import BytesRequired, Corruption, KeyLocked
 
 TS_MAX = 0xFFFFFFFFFFFFFFFF
 SHORT_VALUE_MAX = SHORT_VALUE_BYTES_MAX
@@ -139,10 +139,14 @@ def decode_write(bytes record not None):
 
 cdef int _check_write(bytes record, uint64_t* start_ts) noexcept:
     """The kind, or -1 if malformed."""
-    cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(record)
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(record)
+    cdef const uint8_t* p
+    cdef Py_ssize_t size
     cdef uint64_t value = 0
     cdef int i
+    if record is None:              # which passes for `bytes`
+        return -1
+    p = <const uint8_t*>PyBytes_AS_STRING(record)
+    size = PyBytes_GET_SIZE(record)
     if size < WRITE_HEADER_BYTES or (p[0] >> 4) != RECORD_VERSION or p[1] > WRITE_INLINE:
         return -1
     if (p[0] & 15) < WRITE_PUT or (p[0] & 15) > WRITE_LOCK or (p[1] == 0 and size != WRITE_HEADER_BYTES):
@@ -154,6 +158,8 @@ cdef int _check_write(bytes record, uint64_t* start_ts) noexcept:
 
 
 cdef object _bad_record(bytes record):
+    if record is None:
+        return BytesRequired("a write record must be bytes, not None")
     return Corruption(f"malformed write record: {record[:32].hex()} (docs/formats/mvcc.md)")
 
 
@@ -224,6 +230,8 @@ cdef class VisibleKeys:
             self.pending_key = None
             return 0
         self.pending_key, self.pending_record = pair
+        if self.pending_key is None:
+            raise BytesRequired("a versioned key must be bytes, not None")
         if PyBytes_GET_SIZE(self.pending_key) < KEY_GROUP + 1 + TIMESTAMP_BYTES:
             raise Corruption(f"not a versioned key: {self.pending_key.hex()}")
         return 0
@@ -292,6 +300,8 @@ def scan_visible(write_pairs, plain_pairs, default_get, uint64_t ts, *, bint rev
                 from_plain = plain_key <= committed.key if not reverse else plain_key >= committed.key
                 from_committed = plain_key >= committed.key if not reverse else plain_key <= committed.key
         key = plain_key if from_plain else committed.key
+        if key is None:
+            raise BytesRequired("a key must be bytes, not None")
         if locks is not None and key in locks:
             raise KeyLocked("the key is locked by a transaction", lock=(key, locks[key]))
         value = None
@@ -331,6 +341,8 @@ def committed_many(Core core not None, keys not None, uint64_t ts, uint8_t write
     c = core.open_cursor(view)
     try:
         for key in keys:
+            if key is None:
+                raise BytesRequired("a key must be bytes, not None")
             prefix = 1 + encoded_size(PyBytes_GET_SIZE(key))
             size = prefix + TIMESTAMP_BYTES + TRAILER_SIZE
             if size > room:
@@ -488,12 +500,17 @@ def pack_pairs_for_digest(list pairs not None):
     cdef bytes key, value
     cdef size_t total = 0, pos = 0, n
     for key, value in pairs:
+        if key is None or value is None:
+            raise BytesRequired("a pair must be bytes, not None")
         total += 8 + PyBytes_GET_SIZE(key) + PyBytes_GET_SIZE(value)
     cdef bytes out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>total)
     cdef uint8_t* p = <uint8_t*>PyBytes_AS_STRING(out)
     for key, value in pairs:
         for item in (key, value):
-            n = PyBytes_GET_SIZE(item)
+            n = 0 if item is None else <size_t>PyBytes_GET_SIZE(item)
+            if total - pos < 4 or total - pos - 4 < n:
+                raise ValueError("the pairs changed while they were packed")
+            pos += 4 + n
             p[0] = <uint8_t>(n >> 24)
             p[1] = <uint8_t>(n >> 16)
             p[2] = <uint8_t>(n >> 8)

@@ -100,7 +100,9 @@ cdef class SegmentWriter:
                 PyBuffer_Release(&view)
 
     cdef bint has_room(self, uint64_t payload_size) noexcept nogil:
-        return self.end + RECORD_HEADER_SIZE + payload_size <= self.limit
+        if self.end > self.limit or self.limit - self.end < RECORD_HEADER_SIZE:
+            return False
+        return payload_size <= self.limit - self.end - RECORD_HEADER_SIZE     # a sum could wrap around
 
     cdef uint8_t* reserve(self) noexcept nogil:
         """Where the next record's payload goes. Only after has_room, only if mapped; then commit."""
@@ -114,7 +116,8 @@ cdef class SegmentWriter:
         return <int64_t>offset
 
     cdef int64_t append_mapped(self, int record_type, const uint8_t* payload, uint64_t payload_size) noexcept nogil:
-        memcpy(self.base + self.end + RECORD_HEADER_SIZE, payload, payload_size)
+        if payload_size:                # an empty buffer may have no address
+            memcpy(self.base + self.end + RECORD_HEADER_SIZE, payload, payload_size)
         return self.commit(record_type, payload_size)
 
     cdef int64_t append_written(self, int record_type, const uint8_t* payload, uint64_t payload_size) except -1:
@@ -125,7 +128,8 @@ cdef class SegmentWriter:
             return self.append_mapped(record_type, payload, payload_size)
         record = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(RECORD_HEADER_SIZE + payload_size))
         out = <uint8_t*>PyBytes_AS_STRING(record)
-        memcpy(out + RECORD_HEADER_SIZE, payload, payload_size)
+        if payload_size:
+            memcpy(out + RECORD_HEADER_SIZE, payload, payload_size)
         _write_header(out, self.number, offset, record_type, out + RECORD_HEADER_SIZE, payload_size)
         self.file.write(offset, record)
         self.end = _align(offset + RECORD_HEADER_SIZE + payload_size)
@@ -247,10 +251,15 @@ cdef class SegmentReader:
 
     def checksums(self):
         """(expected, found) of the bad record at `offset`, for the error message."""
-        cdef const uint8_t* p = &self.data[self.offset]
-        cdef uint32_t check = _header_crc(self.number, self.offset, p)
-        if check != _get32(p + 12):
-            return check, _get32(p + 12)
+        cdef uint64_t size = <uint64_t>self.data.shape[0]
+        cdef const uint8_t* p
+        cdef uint32_t check
+        if self.offset > size or size - self.offset < RECORD_HEADER_SIZE:
+            return None, None
+        p = &self.data[self.offset]
+        check = _header_crc(self.number, self.offset, p)
+        if check != _get32(p + 12) or _get32(p + 4) > size - self.offset - RECORD_HEADER_SIZE:
+            return check, _get32(p + 12)        # also a right header whose payload lies beyond the end of a cut file
         return crc32c(check, p + RECORD_HEADER_SIZE, _get32(p + 4)), _get32(p)
 
     def looks_unwritten(self):

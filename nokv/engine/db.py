@@ -657,6 +657,8 @@ class DB(Core, MutableMapping[bytes, bytes]):
     # -- the end ------------------------------------------------------------------------------------------------------
     def close(self) -> None:
         """Sync the log and let go of everything. What is only in the log is replayed by the next open. Idempotent."""
+        if self.state != 0:  # before the lock: in the child of a fork, its holder may not exist
+            return
         with self._write_lock:
             if self.state != 0:
                 return
