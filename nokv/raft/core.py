@@ -28,6 +28,7 @@ from nokv.raft.reads import ReadRounds
 from nokv.raft.storage import LogStorage, entry_size_bytes
 from nokv.raft.types import (
     NO_NODE,
+    ROLE_TRANSITIONS,
     ConfState,
     Entry,
     EntryKind,
@@ -431,9 +432,14 @@ class RaftCore:
     def _randomize_election_timeout(self) -> None:
         self.randomized_election_ticks = self.config.election_ticks + self._randrange(self.config.election_ticks)
 
+    def _enter(self, role: NodeRole) -> None:
+        if (self.role, role) not in ROLE_TRANSITIONS:
+            raise InvariantError(f"invalid transition [{self.role.label} -> {role.label}]")
+        self.role = role
+
     def _become_follower(self, term: int, leader: int) -> None:
         self._reset(term)
-        self.role = _FOLLOWER
+        self._enter(_FOLLOWER)
         self._role_step = self._step_follower
         self.leader = leader
         if self.logger is not None:
@@ -441,7 +447,7 @@ class RaftCore:
 
     def _become_pre_candidate(self) -> None:
         # Neither the term nor the vote changes: nothing is promised to anybody yet.
-        self.role = _PRE_CANDIDATE
+        self._enter(_PRE_CANDIDATE)
         self._role_step = self._step_candidate
         self.votes = {}
         self.leader = NO_NODE
@@ -449,20 +455,16 @@ class RaftCore:
             self.logger.info(f"{self.id:x} became pre-candidate at term {self.term}")
 
     def _become_candidate(self) -> None:
-        if self.role is _LEADER:
-            raise InvariantError("invalid transition [leader -> candidate]")
         self._reset(self.term + 1)
-        self.role = _CANDIDATE
+        self._enter(_CANDIDATE)
         self._role_step = self._step_candidate
         self.vote = self.id
         if self.logger is not None:
             self.logger.info(f"{self.id:x} became candidate at term {self.term}")
 
     def _become_leader(self) -> None:
-        if self.role is _FOLLOWER:
-            raise InvariantError("invalid transition [follower -> leader]")
         self._reset(self.term)
-        self.role = _LEADER
+        self._enter(_LEADER)
         self._role_step = self._step_leader
         self.leader = self.id
         own = self.progress[self.id]

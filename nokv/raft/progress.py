@@ -13,7 +13,9 @@ from __future__ import annotations
 import enum
 from collections import deque
 
-__all__ = ["Inflights", "Progress", "ProgressMap", "ProgressState"]
+from nokv.errors import InvariantError
+
+__all__ = ["PROGRESS_TRANSITIONS", "Inflights", "Progress", "ProgressMap", "ProgressState"]
 
 
 class ProgressState(enum.IntEnum):
@@ -32,6 +34,15 @@ _LABELS = {
     ProgressState.SNAPSHOT: "StateSnapshot",
 }
 _PROBE, _REPLICATE, _SNAPSHOT = ProgressState
+
+PROGRESS_TRANSITIONS: dict[tuple[ProgressState, ProgressState], str] = {
+    (_PROBE, _REPLICATE): "an append was accepted, or this is the leader itself",
+    (_PROBE, _SNAPSHOT): "what it needs was compacted",
+    (_REPLICATE, _PROBE): "rejected, or unreachable",
+    (_REPLICATE, _SNAPSHOT): "what it needs was compacted",
+    (_SNAPSHOT, _PROBE): "reported as done or failed, or it has caught up with the log (and goes on to replicate)",
+}
+"""Every change of state there is, and why; any other is a bug. docs/raft.md is drawn from this."""
 
 
 class Inflights:
@@ -145,6 +156,8 @@ class Progress:
         self.sent_commit = index
 
     def _reset(self, state: ProgressState) -> None:
+        if (self.state, state) not in PROGRESS_TRANSITIONS:
+            raise InvariantError(f"invalid transition [{self.state.label} -> {state.label}]")
         self.flow_paused = False
         self.pending_snapshot = 0
         self.state = state

@@ -14,6 +14,7 @@ __all__ = [
     "LOCAL_APPLY_THREAD",
     "NO_LIMIT",
     "NO_NODE",
+    "ROLE_TRANSITIONS",
     "ConfState",
     "Entry",
     "EntryKind",
@@ -95,6 +96,22 @@ _ROLE_LABELS = {
     NodeRole.LEADER: "StateLeader",
     NodeRole.PRE_CANDIDATE: "StatePreCandidate",
 }
+
+
+ROLE_TRANSITIONS: dict[tuple[NodeRole, NodeRole], str] = {
+    (NodeRole.FOLLOWER, NodeRole.PRE_CANDIDATE): "election timeout, with pre-vote",
+    (NodeRole.FOLLOWER, NodeRole.CANDIDATE): "election timeout, or a leader hands over",
+    (NodeRole.FOLLOWER, NodeRole.FOLLOWER): "a higher term",
+    (NodeRole.PRE_CANDIDATE, NodeRole.PRE_CANDIDATE): "election timeout",
+    (NodeRole.PRE_CANDIDATE, NodeRole.CANDIDATE): "a quorum would vote for it",
+    (NodeRole.PRE_CANDIDATE, NodeRole.FOLLOWER): "a leader, a higher term, or a quorum against it",
+    (NodeRole.CANDIDATE, NodeRole.PRE_CANDIDATE): "election timeout, with pre-vote",
+    (NodeRole.CANDIDATE, NodeRole.CANDIDATE): "election timeout",
+    (NodeRole.CANDIDATE, NodeRole.LEADER): "a quorum of votes",
+    (NodeRole.CANDIDATE, NodeRole.FOLLOWER): "a leader, a higher term, or a quorum against it",
+    (NodeRole.LEADER, NodeRole.FOLLOWER): "a higher term, no active quorum, or its removal",
+}
+"""Every change of role there is, and why it happens; any other is a bug. docs/raft.md is drawn from this."""
 
 
 @dataclass(slots=True)

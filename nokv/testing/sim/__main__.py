@@ -4,12 +4,19 @@ python -m nokv.testing.sim lease [--states 200000]"""
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from itertools import repeat
+from multiprocessing import get_context
+from typing import Any
 
 from nokv.testing.sim.lease import SETTINGS, VARIANTS, Setting, explore
 from nokv.testing.sim.mutants import MUTANTS
-from nokv.testing.sim.raft import RaftSim, Violation
+from nokv.testing.sim.seeds import first_found, run_seed
 
 LEASE_DEPTH_MAX = 40
 
@@ -23,30 +30,39 @@ def _replay(seed: int, mutant: str) -> str:
     return f"python -m nokv.testing.sim raft --seeds {seed}:{seed + 1}" + (f" --mutant {mutant}" if mutant else "")
 
 
-def run_raft(seeds: range, mutant: str, *, twice: bool) -> int:
+@contextmanager
+def _mapper(processes: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """`map` in order over this process, or over several: each seed is a world of its own."""
+    if processes <= 1:
+        yield map
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield lambda call, *items: pool.map(call, *items, chunksize=4 if call is run_seed else 1)
+
+
+def run_raft(seeds: range, mutant: str, *, twice: bool, processes: int = 1) -> int:
     """Exit code: 0 if no invariant was violated."""
     started = time.perf_counter()
     faults: dict[str, int] = {}
     failed = events = operations = 0
-    for seed in seeds:
-        bugs = MUTANTS[mutant] if mutant else None
-        try:
-            report = RaftSim(seed, bugs=bugs).run()
-            if twice and RaftSim(seed, bugs=bugs).run().trace != report.trace:
-                raise Violation("the same seed gave another trace")
-        except Violation as violation:
-            failed += 1
-            print(f"seed {seed}: {violation}\n  replay: {_replay(seed, mutant)}")
-            continue
-        events += report.events
-        operations += report.operations
-        for kind, count in report.faults.items():
-            faults[kind] = faults.get(kind, 0) + count
-        if len(seeds) <= 4:
-            print(
-                f"seed {seed}: trace {report.trace:08x}, {report.events} events, {report.entries} entries, "
-                f"healed after {report.healed_after} ticks/100"
-            )
+    with _mapper(min(processes, len(seeds) // 8)) as run:
+        for outcome in run(run_seed, seeds, repeat(mutant), repeat(twice)):
+            report = outcome.report
+            if report is None:
+                failed += 1
+                print(
+                    f"seed {outcome.seed}: {outcome.violation}\n  replay: {_replay(outcome.seed, mutant)}", flush=True
+                )
+                continue
+            events += report.events
+            operations += report.operations
+            for kind, count in report.faults.items():
+                faults[kind] = faults.get(kind, 0) + count
+            if len(seeds) <= 4:
+                print(
+                    f"seed {outcome.seed}: trace {report.trace:08x}, {report.events} events, {report.entries} "
+                    f"entries, healed after {report.healed_after} ticks/100"
+                )
     elapsed = time.perf_counter() - started
     listed = " ".join(f"{kind}={count}" for kind, count in sorted(faults.items()))
     print(
@@ -56,20 +72,17 @@ def run_raft(seeds: range, mutant: str, *, twice: bool) -> int:
     return 1 if failed else 0
 
 
-def run_mutants(seeds: range) -> int:
+def run_mutants(seeds: range, *, processes: int = 1) -> int:
     """Print how many seeds each planted bug survives. Exit code 1 if one survives all."""
     survivors = 0
     print(f"{'mutant':28} {'seeds':>6}  found as")
-    for name, bugs in MUTANTS.items():
-        for count, seed in enumerate(seeds, 1):
-            try:
-                RaftSim(seed, bugs=bugs).run()
-            except Violation as violation:
-                print(f"{name:28} {count:6}  {str(violation)[:100]}", flush=True)
-                break
-        else:
-            survivors += 1
-            print(f"{name:28} {'-':>6}  NOT FOUND in {len(seeds)} seeds", flush=True)
+    with _mapper(processes) as run:
+        for name, count, violation in run(first_found, MUTANTS, repeat(seeds)):
+            if count:
+                print(f"{name:28} {count:6}  {violation[:100]}", flush=True)
+            else:
+                survivors += 1
+                print(f"{name:28} {'-':>6}  NOT FOUND in {len(seeds)} seeds", flush=True)
     return 1 if survivors else 0
 
 
@@ -102,13 +115,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--mutant", choices=sorted(MUTANTS), default="", help="run with this planted bug")
     parser.add_argument("--mutants", action="store_true", help="how many seeds does each planted bug survive?")
     parser.add_argument("--twice", action="store_true", help="run each seed twice and compare the traces")
+    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="run seeds side by side")
     parser.add_argument("--states", type=int, default=200_000, help="lease: look at so many states per setting")
     options = parser.parse_args(arguments)
     if options.system == "lease":
         return run_lease(options.states)
     if options.mutants:
-        return run_mutants(options.seeds or range(500))
-    return run_raft(options.seeds or range(200), options.mutant, twice=options.twice)
+        return run_mutants(options.seeds or range(500), processes=options.processes)
+    return run_raft(options.seeds or range(200), options.mutant, twice=options.twice, processes=options.processes)
 
 
 if __name__ == "__main__":
