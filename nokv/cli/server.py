@@ -299,6 +299,7 @@ async def _serve(
     from nokv.raftstore.control import ControlPort
     from nokv.raftstore.node import StoreConfig, StoreNode
 
+    options |= store_options(os.environ.get("NOKV_STORE_OPTIONS", ""), **options)
     config = StoreConfig(workdir=str(workdir), store_id=store_id, address=addr, store_addresses=peers, **options)
     client = CoordinatorClient(coordinators)
     node = StoreNode(config, cast(ControlPort, client))  # siblings: each has its own StoreOperation, field for field
@@ -309,6 +310,25 @@ async def _serve(
         return f"store id={store_id} addr={addr} regions={len(node.regions())}"
 
     await run_daemon(node, ready, metrics_addr)
+
+
+def store_options(text: str, *, election_ticks: int, heartbeat_ticks: int, **_: Any) -> dict[str, Any]:
+    """NOKV_STORE_OPTIONS, `name=number,...`: limits of the store and the engine, for tests that need small ones."""
+    from dataclasses import fields
+
+    from nokv.raftstore.store import StoreOptions
+
+    known = {field.name for field in fields(StoreOptions)}
+    values: dict[str, int] = {}
+    for part in filter(None, text.split(",")):
+        name, _equals, number = part.partition("=")
+        if not number.isdigit() or not (name in known or name == "write_buffer_bytes"):
+            raise UsageError(f"NOKV_STORE_OPTIONS: {part!r} is not name=number of a known limit")
+        values[name] = int(number)
+    engine = {name: value for name, value in values.items() if name not in known}
+    ticks = {"election_ticks": election_ticks, "heartbeat_ticks": heartbeat_ticks}
+    limits = StoreOptions(**ticks | {name: value for name, value in values.items() if name in known})
+    return {"options": limits, "engine_options": engine}
 
 
 def catalog_summary(regions: Any) -> list[str]:
