@@ -1,0 +1,344 @@
+"""An adversary with real processes (R5): clients write and read while one fault after the other is injected.
+
+    python -m tests.e2e.faults SEED [--seconds 20] [--small] [--keep DIR]
+
+One seed draws the faults and the operations; the scheduling of processes is not drawn, so a seed that fails once may
+have to be repeated. `--small` gives the stores tiny write buffers and short logs: flushes, cut logs, snapshots and kill -9
+interleave, and at the end every store is killed and must come back with the digest it had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nokv
+from nokv.cli import processes
+from nokv.cli.client import RootAdmin
+from nokv.cli.cluster import _first_start
+from nokv.cli.launcher import LocalCluster, ProcessRecord
+from nokv.client import AsyncClusterClient
+from nokv.errors import Indeterminate, NoKVError
+from nokv.migrate.client import AdminClient, RegionStatus
+from nokv.migrate.expand import expand
+from nokv.migrate.remove_peer import remove_peer
+from nokv.migrate.rollout import Target, Waiter
+from nokv.testing.history import History
+
+REGION = 1
+CLIENT_TIMEOUT_S = 3.0
+OVERRUN_S = 2.0
+"""A call may end this much after its deadline (the machine is busy, the loop shared)."""
+RESUME_S = 20.0
+"""Writes must be acknowledged again so long after a fault began. Generous: a restart on a busy machine."""
+SMALL = "write_buffer_bytes=65536,log_entries_max=60,log_entries_slack=10"
+
+
+class Adversary:
+    def __init__(self, directory: Path, seed: int, *, seconds: float, small: bool, clients: int = 5) -> None:
+        self.seed = seed
+        self.seconds = seconds
+        self.small = small
+        self.dice = random.Random(seed)
+        self.directory = directory
+        self.keys = [b"register-%d" % number for number in range(4)]
+        self.clients = clients
+        self.history = History()
+        self.problems: list[str] = []
+        self.log: list[str] = []
+        self.slowest_resume_s = 0.0
+        self._peer_id = 1000
+        self._began = time.monotonic()
+        self._environment = {"NOKV_STORE_OPTIONS": SMALL} if small else {}
+        self.cluster = LocalCluster.create(directory, meta_roots=3, coordinators=1 + seed % 2, stores=3)
+
+    @property
+    def replay(self) -> str:
+        small = " --small" if self.small else ""
+        return f"python -m tests.e2e.faults {self.seed} --seconds {self.seconds:g}{small}"
+
+    # -- the run ------------------------------------------------------------------------------------------------------
+    def run(self) -> None:
+        """AssertionError with the command that replays it, if anything does not hold."""
+        with self._small_stores():
+            try:
+                _first_start(self.cluster, None, [(number, number * 100 + 1) for number in (1, 2, 3)])
+                asyncio.run(self._run())
+            except NoKVError as error:
+                self.problems.append(f"{type(error).__name__}: {error}")
+            finally:
+                for record in self.cluster.records:
+                    processes.send_signal(record.pid, record.identity, signal.SIGCONT)
+                self.cluster.stop_all()
+        if self.problems:
+            shown = "\n".join([*self.problems, "", *self.log, str(dict(self.history.outcomes))])
+            raise AssertionError(f"seed {self.seed}: {shown}\nreplay: {self.replay}")
+
+    @contextlib.contextmanager
+    def _small_stores(self) -> Iterator[None]:
+        before = {name: os.environ.get(name) for name in self._environment}
+        os.environ.update(self._environment)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+    def say(self, text: str) -> None:
+        self.log.append(f"{time.monotonic() - self._began:7.2f} {text}")
+
+    async def _run(self) -> None:
+        stop = asyncio.Event()
+        workers = [asyncio.create_task(self._client(number, stop)) for number in range(self.clients)]
+        try:
+            await self._writes_since(self.history.now())
+            end = time.monotonic() + self.seconds
+            while time.monotonic() < end and not self.problems:
+                await self._one_fault()
+        finally:
+            stop.set()
+            await asyncio.gather(*workers)
+        if not self.problems:
+            await self._final_reads()
+            await asyncio.to_thread(self._check_replicas)
+        if (why := await asyncio.to_thread(self.history.violation)) is not None:
+            self.problems.append(f"history: {why}")
+
+    async def _client(self, number: int, stop: asyncio.Event) -> None:
+        dice = random.Random(f"{self.seed}/{number}")
+        count = 0
+        async with AsyncClusterClient(
+            self.cluster.coordinator_addresses, timeout_s=CLIENT_TIMEOUT_S, randrange=dice.randrange
+        ) as client:
+            while not stop.is_set():
+                count += 1
+                await self._operation(client, dice, number, count)
+                await asyncio.sleep(dice.random() * 0.03)
+
+    async def _operation(self, client: AsyncClusterClient, dice: random.Random, number: int, count: int) -> None:
+        key, choice = dice.choice(self.keys), dice.random()
+        began = time.monotonic()
+        if choice < 0.5:
+            call = self.history.begin(key, ("get",), number)
+        elif choice < 0.95:
+            value = b"%d/%d/" % (number, count) + b"x" * dice.choice([0, 100, 4000 if self.small else 300])
+            call = self.history.begin(key, ("put", value), number)
+        else:
+            call = self.history.begin(key, ("delete",), number)
+        try:
+            if choice < 0.5:
+                self.history.ok(call, await client.get(key))
+            elif choice < 0.95:
+                await client.put(key, call.operation.argument[1])
+                self.history.ok(call)
+            else:
+                await client.delete(key)
+                self.history.ok(call)
+        except Indeterminate:
+            self.history.unknown(call)
+        except NoKVError:
+            self.history.refused(call)
+        took = time.monotonic() - began
+        if took > CLIENT_TIMEOUT_S + OVERRUN_S:
+            self.problems.append(
+                f"a {call.operation.argument[0]} took {took:.1f} s, its deadline was {CLIENT_TIMEOUT_S}"
+            )
+
+    async def _writes_since(self, time_ns: int) -> None:
+        deadline = time.monotonic() + RESUME_S
+        while not self.history.acknowledged_since(time_ns):
+            if time.monotonic() > deadline:
+                self.problems.append(f"no write was acknowledged for {RESUME_S:g} s after {self.log[-1:]}")
+                return
+            await asyncio.sleep(0.02)
+
+    # -- faults -------------------------------------------------------------------------------------------------------
+    async def _one_fault(self) -> None:
+        faults: list[tuple[int, Callable[[], None]]] = [
+            (3, self.kill_leader), (2, self.kill_store), (1, self.kill_coordinator), (1, self.kill_root_leader),
+            (3, self.pause_leader), (2, self.transfer), (2, self.move_peer),
+        ]  # fmt: skip
+        fault = self.dice.choice([fault for weight, fault in faults for _ in range(weight)])
+        self.say(fault.__name__)
+        began = self.history.now()
+        injecting = asyncio.create_task(asyncio.to_thread(fault))
+        await asyncio.sleep(0)
+        await self._writes_since(began + 100_000_000)
+        resumed_s = (self.history.now() - began) / 1e9
+        self.slowest_resume_s = max(self.slowest_resume_s, resumed_s)
+        await injecting
+        after = self.history.now()
+        await self._writes_since(after)
+        self.say(f"  writes after {resumed_s:.2f} s, and {(self.history.now() - after) / 1e9:.2f} s after it was over")
+        for record in self.cluster.records:
+            if record.state != "running":
+                self.problems.append(f"{record.name} ended by itself after {fault.__name__}; see {record.log}")
+        await asyncio.sleep(self.dice.random() * 0.5)
+
+    def leader(self) -> tuple[ProcessRecord, RegionStatus]:
+        deadline = time.monotonic() + RESUME_S
+        while time.monotonic() < deadline:
+            found: list[tuple[int, ProcessRecord, RegionStatus]] = []
+            for record in self.cluster.role("store"):
+                with contextlib.suppress(NoKVError), AdminClient(record.address, timeout_s=1.0) as store:
+                    status = store.region_status(REGION)
+                    if status.is_leader:
+                        found.append((status.term, record, status))
+            if found:
+                return max(found, key=lambda each: each[0])[1:]
+            time.sleep(0.05)
+        raise AssertionError(f"region {REGION} has no leader for {RESUME_S:g} s")
+
+    def _kill(self, name: str) -> None:
+        self.cluster.kill(name)
+        down_s = self.dice.choice([0.0, 0.3, 1.5])
+        self.say(f"  killed {name}, back in {down_s} s")
+        time.sleep(down_s)
+        self.cluster.start(name)
+
+    def kill_leader(self) -> None:
+        self._kill(self.leader()[0].name)
+
+    def kill_store(self) -> None:
+        self._kill(self.dice.choice(self.cluster.role("store")).name)
+
+    def kill_coordinator(self) -> None:
+        self._kill(self.dice.choice(self.cluster.role("coordinator")).name)
+
+    def kill_root_leader(self) -> None:
+        for record in self.cluster.role("meta-root"):
+            with contextlib.suppress(NoKVError), RootAdmin(record.address) as root:
+                if leader := root.status().leader_id:
+                    self._kill(f"meta-root-{leader}")
+                    return
+
+    def pause_leader(self) -> None:
+        record, _ = self.leader()
+        paused_s = 1.0 + self.dice.random() * 2.0
+        self.say(f"  SIGSTOP {record.name} for {paused_s:.2f} s")
+        processes.send_signal(record.pid, record.identity, signal.SIGSTOP)
+        try:
+            time.sleep(paused_s)
+        finally:
+            processes.send_signal(record.pid, record.identity, signal.SIGCONT)
+
+    def transfer(self) -> None:
+        record, status = self.leader()
+        assert status.region is not None
+        others = [peer for peer in status.region.peers if peer.peer_id != status.local_peer_id]
+        target = self.dice.choice(others)
+        self.say(f"  leadership to store {target.store_id}")
+        try:
+            with AdminClient(record.address) as store:
+                store.transfer_leader(REGION, target.peer_id, 3.0)
+        except NoKVError as error:
+            self.say(f"  {type(error).__name__}: {error}")
+
+    def move_peer(self) -> None:
+        """Remove one replica, add it again under a new id; its process may be killed while it installs the snapshot."""
+        record, status = self.leader()
+        assert status.region is not None
+        victim = self.dice.choice([peer for peer in status.region.peers if peer.peer_id != status.local_peer_id])
+        target = self.cluster.get(f"store-{victim.store_id}")
+        delay_s = self.dice.choice([None, 0.0, 0.05, 0.15, 0.4])
+        self._peer_id += 1
+        self.say(f"  store {victim.store_id}: peer {victim.peer_id} leaves, {self._peer_id} comes, killed {delay_s}")
+        command = "(by the adversary)"
+        waiter = Waiter(30.0, 0.05)
+        remove_peer(
+            record.address, REGION, victim.peer_id, command=command, target_address=target.address, waiter=waiter
+        )
+        targets = [Target(victim.store_id, self._peer_id, target.address)]
+
+        def add() -> None:
+            with contextlib.suppress(NoKVError):  # its target dies; below it is repeated, and must succeed
+                expand(record.address, REGION, targets, command=command, waiter=Waiter(5.0, 0.05))
+
+        if delay_s is not None:
+            adding = threading.Thread(target=add)
+            adding.start()
+            time.sleep(delay_s)
+            self.cluster.kill(target.name)
+            self.cluster.start(target.name)
+            adding.join()
+        expand(record.address, REGION, targets, command=command, waiter=Waiter(30.0, 0.05))
+
+    # -- afterwards ---------------------------------------------------------------------------------------------------
+    async def _final_reads(self) -> None:
+        async with AsyncClusterClient(self.cluster.coordinator_addresses, timeout_s=RESUME_S) as client:
+            for key in self.keys:
+                call = self.history.begin(key, ("get",))
+                self.history.ok(call, await client.get(key))
+
+    def _check_replicas(self) -> None:
+        before = self._digests()
+        if len(set(before.values())) != 1 or len(before) != 3:
+            self.problems.append(f"replicas differ: {before}")
+        if self.small:
+            for record in self.cluster.role("store"):
+                self.cluster.kill(record.name)
+            for record in self.cluster.role("store"):
+                self.cluster.start(record.name, wait=False)
+            self.cluster.wait_ready([record.name for record in self.cluster.role("store")])
+            after = self._digests()
+            if after != before:
+                self.problems.append(f"after kill -9 of all stores the digests are {after}, before {before}")
+
+    def _digests(self) -> dict[str, str]:
+        deadline = time.monotonic() + RESUME_S
+        while True:
+            _, status = self.leader()
+            found: dict[str, str] = {}
+            try:
+                for record in self.cluster.role("store"):
+                    with AdminClient(record.address) as store:
+                        found[record.name] = store.digest(REGION, status.commit_index, timeout_s=10.0).digest
+                return found
+            except NoKVError as error:
+                if time.monotonic() > deadline:
+                    self.problems.append(f"no digest: {error}")
+                    return found
+                time.sleep(0.1)
+
+
+def run(seed: int, directory: Path, *, seconds: float, small: bool) -> Adversary:
+    adversary = Adversary(directory, seed, seconds=seconds, small=small)
+    print(f"seed {seed}; replay: {adversary.replay}")
+    adversary.run()
+    return adversary
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--keep", type=Path, help="the cluster's directory; it stays")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="nokv-faults-") as directory:
+        adversary = run(
+            options.seed, options.keep or Path(directory) / "c", seconds=options.seconds, small=options.small
+        )
+    print("\n".join(adversary.log))
+    print(
+        f"nokv {nokv.__version__}: {dict(adversary.history.outcomes)};"
+        f" slowest resume {adversary.slowest_resume_s:.2f} s"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
