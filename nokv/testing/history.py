@@ -7,7 +7,7 @@
 
 Each key is a register of its own. Values put must be unique: a read then names the write that it saw. That makes the
 search short: a put of unknown fate that nobody saw is left out (it may have happened unseen, or never), one that was
-seen happened before the first read of it returned. What was refused must not have happened: a read of it is a violation.
+seen happened before the first read of it returned. What was refused must not have happened: no read may show it.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python -m tests.e2e.faults SEED [--seconds 20] [--small] [--keep DIR]
 
 One seed draws the faults and the operations; the scheduling of processes is not drawn, so a seed that fails once may
-have to be repeated. `--small` gives the stores tiny write buffers and short logs: flushes, cut logs, snapshots and kill -9
+have to be repeated. `--small` gives the stores tiny write buffers and short logs: flushes, cut logs, snapshots, kill -9
 interleave, and at the end every store is killed and must come back with the digest it had.
 """
 
