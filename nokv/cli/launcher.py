@@ -34,6 +34,9 @@ __all__ = ["LocalCluster", "Place", "ProcessRecord", "free_ports"]
 
 FORMAT = 1
 PORTS = range(20000, 32000)
+LEASE = ("--lease-ttl", "4", "--lease-renew-before", "1.5")
+"""On one machine a killed holder need not be waited for as long as over a network: 3.8 s instead of 9.5."""
+
 STOP_ORDER = ("store", "coordinator", "meta-root")
 START_ORDER = tuple(reversed(STOP_ORDER))
 STOP_TIMEOUT_S = 15.0
@@ -158,7 +161,7 @@ class LocalCluster:
             return ["meta-root", "--node-id", str(record.id), "--workdir", record.workdir, *peers, *common]
         if record.role == "coordinator":
             peers = [option for root in roots for option in ("--root-peer", root)]
-            return ["coordinator", "--coordinator-id", record.name, *peers, *common]
+            return ["coordinator", "--coordinator-id", record.name, *LEASE, *peers, *common]
         coordinators = [option for c in self.role("coordinator") for option in ("--coordinator-addr", c.address)]
         return ["serve", "--store-id", str(record.id), "--workdir", record.workdir, *coordinators, *common]
 
