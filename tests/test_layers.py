@@ -19,7 +19,7 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"metaroot", "mvcc"}),
     frozenset({"raftstore", "coordinator"}),
     frozenset({"client"}),
-    frozenset({"nokv_shell", "dashboard", "gateway", "migrate", "testing"}),
+    frozenset({"nokv_shell", "dashboard", "gateway", "migrate", "testing", "compat"}),
     frozenset({"cli"}),  # the leaf that wires everything together
 )
 ROW = {folder: number for number, row in enumerate(ROWS) for folder in row}
