@@ -23,7 +23,7 @@ from nokv.env.ports import Buffer
 
 __all__ = ["FileLock", "MappedLogFile", "OsFiles", "OsWritableFile"]
 
-ZERO_CHUNK_BYTES = 1 << 20
+ZERO_CHUNK_BYTES = 256 << 10
 # of a new log: reserved blocks read as zero too, and writing zeros costs the disk as much as data
 ZEROED_BYTES_MAX = 4 << 20
 WRITE_MAX_BYTES = 1 << 30  # Linux moves at most 2 GiB - 4 KiB in one write
@@ -53,13 +53,13 @@ def _allocate(fd: int, capacity: int) -> None:
         os.ftruncate(fd, capacity)
 
 
-def _zero(fd: int, capacity: int) -> None:
-    """Write zeros over the whole file: afterwards a sync of a record has no extent to convert and no size to
-    journal."""
+def _zero(target: mmap.mmap, capacity: int) -> None:
+    """Store zeros over the first `capacity` bytes: afterwards a sync of a record has no extent to convert and no size
+    to journal. Through the map and not by `write`: a large write makes large folios in the page cache, and a store into
+    one dirties all of it, so that every later sync would write up to a megabyte instead of a page."""
     zeros = memoryview(bytes(min(ZERO_CHUNK_BYTES, capacity)))
-    offset = 0
-    while offset < capacity:
-        offset += os.pwrite(fd, zeros[: capacity - offset], offset)
+    for offset in range(0, capacity, len(zeros)):
+        target[offset : min(offset + len(zeros), capacity)] = zeros[: capacity - offset]
 
 
 class OsWritableFile:
@@ -158,12 +158,15 @@ class OsFiles:
             if os.fstat(fd).st_size != capacity:
                 os.ftruncate(fd, 0)
                 _allocate(fd, capacity)
+            file = MappedLogFile(path, fd, capacity)
             if recycle is None:
-                _zero(fd, min(capacity, ZEROED_BYTES_MAX))
+                _zero(file.map, min(capacity, ZEROED_BYTES_MAX))
             else:
-                _zero(fd, capacity)
+                _zero(file.map, capacity)
+                if _DARWIN:
+                    file.map.flush()
                 os.fsync(fd)  # or power loss could bring back records of the file's former life
-            return MappedLogFile(path, fd, capacity)
+            return file
         except BaseException:
             os.close(fd)
             if recycle is None:
