@@ -154,6 +154,8 @@ cdef Node* _find(Table* t, const uint8_t* key, size_t size, Node** before) noexc
     while level >= 0:
         after = _next(node, level)
         while after != NULL and after != known:
+            if level > 0:               # where the search goes if `after` is too far: two cache misses at a time, not one
+                nokv_prefetch(<uint8_t*>_next(node, level - 1) + sizeof(Node))
             if compare_bytes(_key(after), after.key_size, key, size) >= 0:
                 known = after
                 break
