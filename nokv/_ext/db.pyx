@@ -37,10 +37,10 @@ from nokv._ext.cursor cimport (
     compare_bytes,
     read_trailer,
 )
-from nokv._ext.memtable cimport MemTable, hash_prefix, prefetch_slot
+from nokv._ext.memtable cimport MemTable, hash_prefix
 from nokv._ext.merge cimport OwnedCursor, merge_cursors
 from nokv._ext.version cimport Version
-from nokv._ext.wal cimport RECORD_BATCH, SegmentWriter, WalCore
+from nokv._ext.wal cimport RECORD_BATCH, SegmentReader, SegmentWriter, WalCore
 
 from nokv.errors import Closed, Corruption, NotFound, UsageError
 
@@ -366,23 +366,32 @@ cdef class Core:
         self.write(batch, sync=sync)
         return 0
 
-    def _replay(self, bytes payload not None, uint64_t flushed, str path, uint64_t offset):
-        """Insert a logged batch during recovery, unless all of it (sequence <= flushed) is in tables already."""
-        cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(payload)
-        cdef uint64_t last
-        cdef int done
-        if len(payload) < BATCH_HEADER_SIZE:
-            raise Corruption("write batch has no header", path=path, offset=offset)
-        last = get_fixed64(data) + get_fixed32(data + 8) - 1
-        if last <= flushed:
-            return
-        done = _insert(self.view.mem, data, <size_t>len(payload), 0)
-        if done == CURSOR_NO_MEMORY:
-            raise MemoryError()
-        if done != 1:
-            raise Corruption("write batch is malformed", path=path, offset=offset)
-        if last > self.sequence:
-            self.sequence = last
+    def _replay_segment(self, SegmentReader segment not None, uint64_t end, uint64_t flushed, str path):
+        """Recovery: insert the batches of one log segment, but those that are in tables already (sequence <= flushed). Stops at
+        `end`, or before it at a record that does not check out: see `segment.offset`."""
+        cdef MemTable mem = self.view.mem
+        cdef const uint8_t* data = NULL
+        cdef uint32_t size = 0
+        cdef uint64_t offset, last
+        cdef int record_type = 0, done
+        while True:
+            offset = segment.offset
+            if not segment.next(end, &record_type, &data, &size):
+                return
+            if record_type != RECORD_BATCH:
+                continue
+            if size < BATCH_HEADER_SIZE:
+                raise Corruption("write batch has no header", path=path, offset=offset)
+            last = get_fixed64(data) + get_fixed32(data + 8) - 1
+            if last <= flushed:
+                continue
+            done = _insert(mem, data, size, 0)
+            if done == CURSOR_NO_MEMORY:
+                raise MemoryError()
+            if done != 1:
+                raise Corruption("write batch is malformed", path=path, offset=offset)
+            if last > self.sequence:
+                self.sequence = last
 
     def _memtable_cursor(self, MemTable mem not None):
         """For the flush: every entry of a memtable that takes no more writes."""

@@ -30,3 +30,11 @@ cdef class WalCore:
     cdef public uint64_t appended_bytes
     cdef public uint64_t soft_limit # past this offset of the active segment the owner is told to prepare the next one
     cdef public object failure      # why nothing may be appended or synced any more, or None
+
+cdef class SegmentReader:
+    cdef const uint8_t[::1] data
+    cdef readonly uint64_t number
+    cdef public uint64_t offset
+    cdef int _at(self, uint64_t offset, uint32_t* length, int* record_type) noexcept nogil
+    cdef bint next(self, uint64_t stop, int* record_type, const uint8_t** payload, uint32_t* length) noexcept nogil
+    cdef bint _zeros(self, uint64_t start, uint64_t end) noexcept nogil

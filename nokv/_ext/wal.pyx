@@ -181,10 +181,6 @@ cdef class WalCore:
 cdef class SegmentReader:
     """Records of one segment, from any buffer. `offset` is where the next record would start."""
 
-    cdef const uint8_t[::1] data
-    cdef readonly uint64_t number
-    cdef public uint64_t offset
-
     def __init__(self, const uint8_t[::1] data not None, uint64_t number, uint64_t offset=0):
         self.data = data
         self.number = number
@@ -210,6 +206,15 @@ cdef class SegmentReader:
         if crc32c(check, p + RECORD_HEADER_SIZE, length[0]) != _get32(p):
             return -2
         return 1
+
+    cdef bint next(self, uint64_t stop, int* record_type, const uint8_t** payload, uint32_t* length) noexcept nogil:
+        """Move over the next valid record before `stop`; its payload is good while the reader lives. False: see `state`."""
+        cdef uint64_t at = self.offset
+        if at >= stop or self._at(at, length, record_type) != 1:
+            return False
+        payload[0] = &self.data[at] + RECORD_HEADER_SIZE
+        self.offset = _align(at + RECORD_HEADER_SIZE + length[0])
+        return True
 
     def records(self, wanted, uint64_t stop, Py_ssize_t limit):
         """Up to `limit` of the next valid records before `stop` whose type is in `wanted` (None: all), as a list of

@@ -35,6 +35,7 @@ from nokv.engine.sst.external import ExportedFile
 from nokv.engine.sst.options import LsmOptions
 from nokv.engine.versions import VerifyReport, VersionSet
 from nokv.engine.wal import ReadOnlyWal, Wal
+from nokv.engine.wal.log import changed
 from nokv.env.clock import SystemClock
 from nokv.env.executor import ThreadExecutor
 from nokv.env.files import OsFiles
@@ -65,9 +66,10 @@ FAMILY_NAME_BYTES_MAX = 255
 LOCK_FILE = "LOCK"
 WAL_DIRECTORY = "wal"
 BATCH_RECORD = 1
-OLD_SEGMENTS_MAX = 4  # an open that had to read more than this flushes, so that they can go
+OLD_SEGMENTS_MAX = 5  # an open that had to read more than this flushes, so that they can go
 CLEAR_CHUNK = 1000
 DELETE_RANGE_BYTES_MAX = 64 << 20
+CLOSE_FLUSH_BYTES = 64 << 10  # a close leaves less than this to be replayed by the next open
 
 _open_databases: weakref.WeakSet[DB] = weakref.WeakSet()
 
@@ -126,9 +128,14 @@ class DB(Core, MutableMapping[bytes, bytes]):
         self.state = 0
         self.ready = not read_only
         _open_databases.add(self)
-        if not read_only and len(self._wal.segments()) > OLD_SEGMENTS_MAX and len(self.view.mem):
+        if not read_only and len(self._wal.segments()) > OLD_SEGMENTS_MAX:
             with self._write_lock:
-                self._switch_memtable()
+                if len(self.view.mem):
+                    self._switch_memtable()
+                else:
+                    self.view.mem.first_segment = self._wal.active_segment
+                    self._versions.apply(VersionEdit(log_number=self._wal.active_segment))
+                    self._wal.retain(ENGINE, self._wal.active_segment)
 
     def _recover(self) -> None:
         fresh = not self._files.exists(f"{self.path}/CURRENT")
@@ -159,9 +166,10 @@ class DB(Core, MutableMapping[bytes, bytes]):
         self.sequence = self._versions.last_sequence
         self.family_count = max(self._versions.families.values(), default=0) + 1
         flushed = self._versions.last_sequence  # everything up to here is in tables
-        for position, _type, payload in self._wal.replay({BATCH_RECORD}):
-            if position.segment >= log_number:
-                self._replay(payload, flushed, f"{wal_path}/{position.segment:010d}.wal", position.offset)
+        for reader, end, segment_path in self._wal.readers(log_number):
+            self._replay_segment(reader, end, flushed, segment_path)
+            if reader.offset < end:
+                raise changed(reader, segment_path)
         self._wal.retain(ENGINE, mem.first_segment)
 
     # -- what the compiled foreground asks for ------------------------------------------------------------------------
@@ -656,7 +664,8 @@ class DB(Core, MutableMapping[bytes, bytes]):
 
     # -- the end ------------------------------------------------------------------------------------------------------
     def close(self) -> None:
-        """Sync the log and let go of everything. What is only in the log is replayed by the next open. Idempotent."""
+        """Let go of everything. What is in memory goes to an SST, or stays in the synced log if it is little (or its
+        flush fails): the next open replays it. `on_flush` is not called. Idempotent."""
         if self.state != 0:  # before the lock: in the child of a fork, its holder may not exist
             return
         with self._write_lock:
@@ -671,6 +680,8 @@ class DB(Core, MutableMapping[bytes, bytes]):
             for executor in self._own_executors:
                 executor.close()
             with self._flush_mutex, self._compaction_mutex:
+                self._on_flush.clear()
+                self._last_flush()
                 try:
                     self._wal.close(sync=not self._poisoned)
                 finally:
@@ -678,6 +689,23 @@ class DB(Core, MutableMapping[bytes, bytes]):
         finally:
             self._on_flush.clear()
             self._lock.release()
+
+    def _last_flush(self) -> None:
+        view = self.view
+        if self._poisoned or self._wal.failure is not None:
+            return
+        if not view.immutables and view.mem.used_bytes < CLOSE_FLUSH_BYTES:
+            return
+        try:
+            self._wal.shrink()
+            if len(view.mem):
+                fresh = MemTable(self._flushes + 2)
+                fresh.first_segment = self._wal.active_segment
+                self.view = View(fresh, (view.mem, *view.immutables), view.version)
+            while self._flush_oldest():
+                pass
+        except (OSError, NoKVError) as error:
+            self._flush_error = error  # the log has it all
 
     def __del__(self) -> None:
         """Dropped without a close: let go of threads, memory, the lock. With injected ports, no further operation."""

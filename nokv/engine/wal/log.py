@@ -44,7 +44,7 @@ from nokv.errors import Closed, Corruption, InvariantError, ReadOnly, UsageError
 __all__ = ["LogPosition", "ReadOnlyWal", "Wal"]
 
 SEGMENT_BYTES_MIN = 1024
-FIRST_SEGMENT_BYTES = 1 << 20  # a log starts small and grows to segment_bytes: an empty directory stays cheap
+FIRST_SEGMENT_BYTES = 256 << 10  # a log starts small and grows to segment_bytes: an empty directory stays cheap
 GROWTH = 4
 FREE_SEGMENTS_MAX = 1
 RECYCLE_SYNCS = 1000  # in a segment's life
@@ -162,19 +162,34 @@ class Wal(WalCore):
             assert self.active is not None
             if self.active.fits(payload_size):
                 return
+            if self._spare is not None and self._spare.capacity < OVERHEAD + payload_size:
+                self._drop_spare()
             spare, self._spare = self._spare, None
-            if spare is not None and spare.capacity < OVERHEAD + payload_size:
-                spare.close()
-                self._files.remove(f"{self._directory}/{segment_name(spare.number)}")
-                spare = None
-            current = self._segments[-1]
-            if spare is None:
-                spare = self._create(self._next_capacity(payload_size), current)
-            self.active.seal()
-            current.end = self.active.end
-            self._unsynced.append(self.active)
-            self._switch(spare, current)
-            self._rotations += 1
+            self._rotate(spare or self._create(self._next_capacity(payload_size), self._segments[-1]))
+
+    def _rotate(self, writer: SegmentWriter) -> None:
+        assert self.active is not None
+        current = self._segments[-1]
+        self.active.seal()
+        current.end = self.active.end
+        self._unsynced.append(self.active)
+        self._switch(writer, current)
+        self._rotations += 1
+
+    def shrink(self) -> None:
+        """Before a close: go on in a segment of the smallest size, and sync what came before, so that a retainer can
+        free the large one."""
+        with self._lock:
+            self._check_usable()
+            self._drop_spare()
+            self._rotate(self._create(min(self._segment_bytes, FIRST_SEGMENT_BYTES), self._segments[-1]))
+        self.sync()
+
+    def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.close()
+            self._files.remove(f"{self._directory}/{segment_name(spare.number)}")
 
     def prepare(self) -> None:
         """Make the next segment ready, so that the append that needs it does not wait. A background step may call
@@ -276,13 +291,22 @@ class Wal(WalCore):
     def replay(self, types: set[int] | None) -> Iterator[tuple[LogPosition, int, bytes]]:
         """Records of these types over all live segments, oldest first, up to what was appended when the call was
         made."""
+        return replay_segments(self._files, types, self._plan())
+
+    def readers(self, oldest: int = 0) -> Iterator[tuple[SegmentReader, int, str]]:
+        """(reader, end, path) of the live segments from number `oldest` on, for compiled replays. Who stops short of
+        `end` raises `changed(reader, path)`."""
+        for number, path, end in self._plan():
+            if number >= oldest:
+                yield SegmentReader(self._files.map_file(path), number, DATA_START), end, path
+
+    def _plan(self) -> list[tuple[int, str, int]]:
         with self._lock:
             if self._closed:
                 raise Closed("the WAL is closed")
             assert self.active is not None
             self._segments[-1].end = self.active.end
-            plan = [(info.number, info.path, info.end) for info in self._segments]
-        return replay_segments(self._files, types, plan)
+            return [(info.number, info.path, info.end) for info in self._segments]
 
     # -- retention ----------------------------------------------------------------------------------------------------
     def retain(self, name: str, oldest_segment_needed: int | None) -> None:
@@ -381,8 +405,8 @@ class ReadOnlyWal(Wal):
             raise Corruption("the write-ahead log is missing", path=directory, hint="restore wal/ from where it went")
         self.failure = "opened read-only"
 
-    def replay(self, types: set[int] | None) -> Iterator[tuple[LogPosition, int, bytes]]:
-        return replay_segments(self._files, types, [(info.number, info.path, info.end) for info in self._segments])
+    def _plan(self) -> list[tuple[int, str, int]]:
+        return [(info.number, info.path, info.end) for info in self._segments]
 
     def segments(self) -> list[int]:
         return [info.number for info in self._segments]
@@ -412,11 +436,16 @@ def replay_segments(
             for offset, record_type, payload in found:
                 yield LogPosition(number, offset), record_type, payload
             if reader.offset < end and len(found) < REPLAY_CHUNK:
-                expected, actual = reader.checksums() if reader.state().startswith("bad") else (None, None)
-                raise Corruption(
-                    f"record changed since the log was opened ({reader.state()})",
-                    path=path,
-                    offset=reader.offset,
-                    expected=expected,
-                    found=actual,
-                )
+                raise changed(reader, path)
+
+
+def changed(reader: SegmentReader, path: str) -> Corruption:
+    """What stands at `reader.offset` was a valid record when recovery looked at it."""
+    expected, found = reader.checksums() if reader.state().startswith("bad") else (None, None)
+    return Corruption(
+        f"record changed since the log was opened ({reader.state()})",
+        path=path,
+        offset=reader.offset,
+        expected=expected,
+        found=found,
+    )

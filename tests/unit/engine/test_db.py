@@ -549,3 +549,39 @@ db.put(b"after", b"fork")
 db.close()
 """
     subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)}, check=True, timeout=60)
+
+
+def test_a_close_leaves_nothing_large_to_replay(tmp_path: Path) -> None:
+    path = str(tmp_path / "db")
+    pairs = [(b"%06d" % n, b"v" * 100) for n in range(20_000)]
+    with nokv.open(path, durability="process") as db:
+        for pair in pairs:
+            db.put(*pair)
+    with nokv.open(path, durability="process") as db:
+        assert db.stats()["entries"]["memtable"] == 0
+        assert list(db.scan()) == pairs
+        assert db.stats()["wal"]["bytes"] <= 1 << 20
+        db.put(b"little", b"stays in the log")
+    with nokv.open(path, durability="process") as db:
+        assert db.stats()["entries"]["memtable"] == 1
+        assert db.get(b"little") == b"stays in the log"
+
+
+def test_opening_and_closing_does_not_pile_up_segments(tmp_path: Path) -> None:
+    path = str(tmp_path / "db")
+    with nokv.open(path) as db:
+        db.put_many([(b"%06d" % n, b"v" * 100) for n in range(5_000)])
+    for _ in range(20):
+        with nokv.open(path) as db:
+            assert len(db.stats()["wal"]) and db.stats()["wal"]["segments"] <= 7
+            assert db.get(b"004999") == b"v" * 100
+
+
+def test_a_close_keeps_the_segments_that_others_need(tmp_path: Path) -> None:
+    path = str(tmp_path / "db")
+    with nokv.open(path, wal_retainers=("raft",)) as db:
+        db.wal.append(16, b"an entry")
+        db.put_many([(b"%06d" % n, b"v" * 100) for n in range(5_000)])
+    with nokv.open(path, wal_retainers=("raft",)) as db:
+        assert [payload for _, _, payload in db.wal.replay({16})] == [b"an entry"]
+        assert len(db) == 5_000
