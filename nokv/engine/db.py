@@ -704,7 +704,7 @@ class DB(Core, MutableMapping[bytes, bytes]):
                 self.view = View(fresh, (view.mem, *view.immutables), view.version)
             while self._flush_oldest():
                 pass
-        except (OSError, NoKVError) as error:
+        except (OSError, NoKVError, MemoryError) as error:
             self._flush_error = error  # the log has it all
 
     def __del__(self) -> None:
