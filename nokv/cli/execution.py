@@ -69,9 +69,10 @@ def _text(payload: dict[str, Any]) -> str:
     missing = restart["missing_raft_pointers"]
     lines = [
         f"store {payload['store_id']} at {payload['address']}, mode {payload['mode']}",
-        f"restart: {restart['state']}, {restart['region_count']} regions, {restart['raft_group_count']} raft groups, "
-        f"{restart['pending_root_events']} root events pending" + (f", missing pointers {missing}" if missing else ""),
+        f"hosts regions: {', '.join(str(r['id']) for r in payload['regions']) or 'none'}",
         f"leads regions: {', '.join(map(str, payload['leader_region_ids'])) or 'none'}",
+        f"at start: {restart['state']}, {restart['region_count']} regions, {restart['raft_group_count']} raft groups, "
+        f"{restart['pending_root_events']} root events pending" + (f", missing pointers {missing}" if missing else ""),
         "",
         table(
             ["admission", "outcome", "region", "detail"],

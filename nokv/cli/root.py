@@ -12,6 +12,7 @@ from nokv.cli.client import RootAdmin, first_answer
 from nokv.cli.main import LazyGroup
 from nokv.cli.output import emit, emit_rows, output_option, table
 from nokv.errors import InvariantError, NotLeader, PreconditionFailed, UsageError
+from nokv.literal import format_literal
 
 __all__ = ["root"]
 
@@ -73,6 +74,25 @@ def _enum(name: str) -> str:
     return name.lower()
 
 
+def _compact(value: Any) -> str:
+    """A plain value of `message_json` on one line for people: regions, peers and bytes in short form."""
+    if isinstance(value, list):
+        return ",".join(_compact(part) for part in value) or "-"
+    if not isinstance(value, dict):
+        return str(value)
+    if set(value) == {"b64"}:
+        return format_literal(base64.b64decode(value["b64"]))
+    if "peer_id" in value and set(value) <= {"peer_id", "store_id", "role"}:
+        learner = "(learner)" if value.get("role") == "learner" else ""
+        return f"{value.get('store_id', 0)}:{value['peer_id']}{learner}"
+    if "region_id" in value and "epoch" in value:
+        start, end = (_compact(value[side]) if side in value else "-" for side in ("start_key", "end_key"))
+        epoch, peers = value["epoch"], _compact(value.get("peers", []))
+        versions = f"conf {epoch.get('conf_version', 0)} version {epoch.get('version', 0)}"
+        return f"{value['region_id']} [{start}, {end}) {versions} peers {peers}"
+    return "{" + " ".join(f"{name} {_compact(part)}" for name, part in value.items()) + "}"
+
+
 @click.command()
 @root_options
 @click.option("--from", "from_revision", type=click.IntRange(0), default=0, help="First revision.")
@@ -108,7 +128,7 @@ def log(addr: tuple[str, ...], directory: str | None, from_revision: int, limit:
     def human(row: dict[str, Any]) -> str:
         token = row.get("token", {})
         rest = {k: v for k, v in row.items() if k not in ("token", "kind", "time_ms")}
-        details = " ".join(f"{name}={value}" for name, value in rest.items())
+        details = " ".join(f"{name} {_compact(value)}" for name, value in rest.items())
         return f"{token.get('revision', 0):>6}  {row.get('kind', '?'):<26} {details}"
 
     emit_rows("root-log", rows(), output, human)
