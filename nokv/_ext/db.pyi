@@ -71,7 +71,6 @@ class _Reads:
         keys: Literal[False],
         values: Literal[True] = True,
     ) -> Scan[bytes]: ...
-
     def iterator(
         self, start: Buffer | None = None, end: Buffer | None = None, *, prefix: Buffer | None = None
     ) -> Iterator: ...
