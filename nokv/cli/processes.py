@@ -108,7 +108,7 @@ def uninterrupted() -> Iterator[None]:
     try:
         yield
     finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         for which in dict.fromkeys(came):
             signal.raise_signal(which)

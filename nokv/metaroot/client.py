@@ -53,7 +53,7 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
 ATTEMPT_S_MAX = 1.5
 PAUSE_S_MIN = 0.01
 PAUSE_S_MAX = 0.25
-END_OF_STREAM: Any = grpc.aio.EOF  # type: ignore[attr-defined]
+END_OF_STREAM: Any = grpc.aio.EOF
 
 T = TypeVar("T")
 S = TypeVar("S")

@@ -335,7 +335,7 @@ class RootServer:
 
 async def add_common_services(server: grpc.aio.Server, *names: str) -> None:
     """Health and reflection, as every NoKV server has them."""
-    servicer: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]
+    servicer: Any = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     for name in ("", *names):
         await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
