@@ -16,9 +16,11 @@ OURS = "nokv"
 
 
 def rates(benchmarks: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """row -> engine -> operations per second (median round)."""
+    """row -> engine -> operations per second (median round). Rows that count no operations have no peer: left out."""
     table: dict[str, dict[str, float]] = {}
     for entry in benchmarks:
+        if "operations" not in entry["extra_info"]:
+            continue
         engine = entry["extra_info"].get("engine") or entry["param"] or OURS
         per_second = entry["extra_info"]["operations"] / entry["stats"]["median"]
         table.setdefault(entry["group"], {})[engine] = per_second

@@ -11,8 +11,8 @@ import pytest
 
 from bench.engines import ENGINES
 
-RECORDS = 50_000
-CALLS = 10_000
+RECORDS = 100_000
+CALLS = 50_000
 VALUES = [random.Random(i).randbytes(50) + bytes([97 + i % 26]) * 50 for i in range(512)]
 
 
@@ -104,5 +104,5 @@ def test_scan_all(benchmark: Any, loaded: Any) -> None:
 
 
 def test_seek_and_scan_10(benchmark: Any, loaded: Any) -> None:
-    starts = keys_in_random_order(RECORDS, seed=5)[:1000]
+    starts = keys_in_random_order(RECORDS, seed=5)[:10_000]
     run(benchmark, "seek + next 10", len(starts), lambda: [loaded.scan(key, 10) for key in starts])
