@@ -53,7 +53,7 @@ def test_put_random(benchmark: Any, engine: Any) -> None:
         for key, value in pairs:
             put(key, value)
 
-    run(benchmark, "put, random keys", CALLS, work)
+    run(benchmark, "put, 50k keys over and over", CALLS, work)
 
 
 def test_put_batch(benchmark: Any, engine: Any) -> None:
@@ -64,7 +64,7 @@ def test_put_batch(benchmark: Any, engine: Any) -> None:
         for batch in batches:
             engine.put_many(batch)
 
-    run(benchmark, "put_many, 1000 a batch", CALLS, work)
+    run(benchmark, "put_many, 1000 a batch, same keys", CALLS, work)
 
 
 def test_get_random(benchmark: Any, loaded: Any) -> None:
