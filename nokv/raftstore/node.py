@@ -27,7 +27,17 @@ from nokv.engine.mode import CLUSTER, STANDALONE, ModeRecord, check_transition, 
 from nokv.env import Clock, Files
 from nokv.env.clock import SystemClock
 from nokv.env.files import OsFiles
-from nokv.errors import DeadlineExceeded, ModeError, NoKVError, PreconditionFailed, RetryError, Unavailable
+from nokv.errors import (
+    Busy,
+    DeadlineExceeded,
+    InvariantError,
+    ModeError,
+    NoKVError,
+    PreconditionFailed,
+    ReadOnly,
+    RetryError,
+    Unavailable,
+)
 from nokv.multiraft.host import MultiRaftHost, exit_process
 from nokv.multiraft.raftlog import RaftLog, WalPort
 from nokv.multiraft.transport import SERVER_OPTIONS, RaftTransport
@@ -55,6 +65,8 @@ RETRY_MAX_S = 5.0
 STOP_GRACE_S = 0.5
 LEADERLESS_TICKS_MAX = 30
 """A peer without a leader for so long asks the others whether it is still a member."""
+ASK_TIMEOUT_S = 4.0
+"""For all the peers of one region together; they are asked at the same time."""
 POLL_S = 0.005
 CLOCK_LAG_TS = 1 << 18
 """A heartbeat's timestamp is used one millisecond late, so that commits between two heartbeats stay below the next
@@ -119,6 +131,10 @@ class StoreNode:
         self._stopped = False
         self._mode = ""
         self._leaderless: dict[int, int] = {}
+        self._to_ask: dict[int, StorePeer] = {}  # in the order in which they became due
+        self._asking: asyncio.Task[None] | None = None
+        self._flushing: asyncio.Task[None] | None = None
+        self.failure: BaseException | None = None
         self.control_failures = 0
         self.last_control_error = ""
 
@@ -287,9 +303,10 @@ class StoreNode:
             return
         self._stopped = True
         self.ready.clear()
-        for task in self._tasks:
+        tasks = [*self._tasks, *(task for task in (self._asking, self._flushing) if task is not None)]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._host is not None:
             self._host.stop()
         if self._store is not None and self._host is not None:
@@ -304,7 +321,7 @@ class StoreNode:
         if self._thread is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
         if self._db is not None:
-            if self._host is None or self._host.failure is None:
+            if self.failure is None and (self._host is None or self._host.failure is None):
                 with contextlib.suppress(NoKVError):
                     self._db.flush()  # the next start then has little to replay
             self._db.close()
@@ -335,13 +352,40 @@ class StoreNode:
             await asyncio.sleep(POLL_S)
 
     def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        """A loop that ends only with the store: to end earlier, in whatever way, is fatal."""
         task = asyncio.get_running_loop().create_task(work)
-        task.add_done_callback(self._task_ended)
+        task.add_done_callback(self._loop_ended)
         self._tasks.append(task)
 
-    def _task_ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:
-            logger.error("a background loop of the store failed", exc_info=task.exception())
+    def _start_errand(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Something that ends by itself; only an exception is fatal."""
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(self._errand_ended)
+        return task
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        self._fail(error or InvariantError("a background loop of the store ended"))
+
+    def _errand_ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Our own bug: without this loop the store would look ready and not be it. The replicas carry on."""
+        if self._stopped or self.failure is not None:
+            return
+        self.failure = error
+        self.ready.clear()
+        if self._host is not None:
+            self._host.stop()
+        logger.critical("a background loop of the store failed", exc_info=error)
+        if not isinstance(error, InvariantError):
+            wrapped = InvariantError(f"a background loop of the store failed: {type(error).__name__}: {error}")
+            wrapped.__cause__ = error
+            error = wrapped
+        self._on_fatal(error)
 
     def _after_flush(self) -> None:
         """On the engine's thread."""
@@ -356,44 +400,63 @@ class StoreNode:
 
     # -- loops --------------------------------------------------------------------------------------------------------
     async def _tick_loop(self) -> None:
+        """Waits for nothing but the next tick: deadlines and log cutting of every region depend on it."""
         ticks = 0
         while True:
             await asyncio.sleep(self.config.tick_interval_s)
             ticks += 1
             store = self.store
-            store.tick()
+            try:
+                store.tick()
+            except (Busy, ReadOnly) as error:  # the clearing of removed data has to wait
+                if ticks % 50 == 0:
+                    logger.warning("the store cannot clear removed data: %s", error)
             if ticks % 50 == 0:
                 store.compact_logs()
-                if store.logs_need_flush():
-                    assert self._db is not None
-                    await self.in_thread(self._db.flush)
-            await self._check_leaderless()
+                if store.logs_need_flush() and (self._flushing is None or self._flushing.done()):
+                    self._flushing = self._start_errand(self._flush())
+            self._check_leaderless()
 
-    async def _check_leaderless(self) -> None:
+    async def _flush(self) -> None:
+        assert self._db is not None
+        try:
+            await self.in_thread(self._db.flush)
+        except (Busy, ReadOnly) as error:  # reads go on; the next round tries again
+            logger.warning("the store cannot flush to cut its logs: %s", error)
+
+    def _check_leaderless(self) -> None:
         """A peer that was removed while it was away is told by nobody: it has to ask (RS-13)."""
-        for peer in self.store.hosted():
-            if peer.leader is not None:
-                self._leaderless.pop(peer.region_id, None)
-                continue
-            ticks = self._leaderless.get(peer.region_id, 0) + 1
-            self._leaderless[peer.region_id] = ticks
-            if ticks % LEADERLESS_TICKS_MAX == 0:
+        leaderless = [peer for peer in self.store.hosted() if peer.leader is None]
+        self._leaderless = {peer.region_id: self._leaderless.get(peer.region_id, 0) + 1 for peer in leaderless}
+        for peer in leaderless:
+            if self._leaderless[peer.region_id] % LEADERLESS_TICKS_MAX == 0:
+                self._to_ask[peer.region_id] = peer
+        if self._to_ask and (self._asking is None or self._asking.done()):
+            self._asking = self._start_errand(self._ask_memberships())
+
+    async def _ask_memberships(self) -> None:
+        while self._to_ask:
+            peer = self._to_ask.pop(next(iter(self._to_ask)))
+            if not peer.removed and peer.leader is None:
                 await self._ask_membership(peer)
 
     async def _ask_membership(self, peer: StorePeer) -> None:
-        for other in peer.region.peers:
-            address = self.store.address_of(other.store_id)
-            if other.store_id == self.store.store_id or not address:
-                continue
-            try:
-                found = await self._peers.region(address, peer.region_id)
-            except (NoKVError, ValueError):
-                continue
-            if found is not None:
-                self.store.peer_was_removed(found)
-                if peer.removed:
-                    logger.info("peer %d of region %d was removed meanwhile", peer.peer_id, peer.region_id)
-                    return
+        stores = [other.store_id for other in peer.region.peers if other.store_id != self.store.store_id]
+        addresses = [address for address in map(self.store.address_of, stores) if address]
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(
+                asyncio.gather(*(self._ask_store(address, peer) for address in addresses)), ASK_TIMEOUT_S
+            )
+
+    async def _ask_store(self, address: str, peer: StorePeer) -> None:
+        try:
+            found = await self._peers.region(address, peer.region_id)
+        except (NoKVError, ValueError):
+            return
+        if found is not None and not peer.removed:
+            self.store.peer_was_removed(found)
+            if peer.removed:
+                logger.info("peer %d of region %d was removed meanwhile", peer.peer_id, peer.region_id)
 
     async def _heartbeat_loop(self, control: ControlPort) -> None:
         while True:

@@ -22,7 +22,7 @@ from nokv._ext import command
 from nokv._ext.crc32c import crc32c
 from nokv.engine.mode import ModeRecord, read_mode, write_mode
 from nokv.env.files import OsFiles
-from nokv.errors import ModeError, PreconditionFailed, Unavailable
+from nokv.errors import InvariantError, ModeError, PreconditionFailed, Unavailable
 from nokv.metaroot.events import PeerAdded, PeerAdditionPlanned, PeerRemoved, RegionBootstrapped, RootEvent
 from nokv.metaroot.state import RootState
 from nokv.pb import admin_pb2, admin_pb2_grpc, kv_pb2, kv_pb2_grpc, meta_pb2, raft_pb2, raft_pb2_grpc
@@ -383,3 +383,55 @@ async def test_a_snapshot_stream_that_lies_is_refused(cluster: Cluster) -> None:
         assert error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
     assert cluster.nodes[2].regions() == []
     assert not list(cluster.directory.rglob("escape*"))
+
+
+async def test_a_peer_that_never_answers_does_not_stop_the_ticks(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed(cluster.directory / "store-1", {b"k": b"v"})
+    first = await cluster.start(1)
+    await cluster.leads(1)
+    await cluster.start(2)
+    await cluster.expand(2, 201)
+    asked: list[str] = []
+    cancelled = asyncio.Event()
+    ticks = 0
+    tick = first.store.tick
+
+    async def silent(address: str, region_id: int) -> Region | None:
+        asked.append(address)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        return None
+
+    def counting() -> None:
+        nonlocal ticks
+        ticks += 1
+        tick()
+
+    monkeypatch.setattr(first._peers, "region", silent)
+    monkeypatch.setattr(first.store, "tick", counting)
+    await cluster.stop(2)  # without a quorum the leader steps down
+    await first.wait_until(lambda: bool(asked), 10, "nobody was asked")
+    before = ticks
+    await first.wait_until(lambda: ticks > before + 40, 3, "the ticks stand still")
+    assert len(asked) == 1  # one round at a time
+    await cluster.stop(1)
+    assert cancelled.is_set()
+
+
+async def test_a_tick_loop_that_fails_stops_the_process(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed(cluster.directory / "store-1", {b"k": b"v"})
+    first = await cluster.start(1)
+    fatal: list[BaseException] = []
+    monkeypatch.setattr(first, "_on_fatal", fatal.append)
+
+    def broken() -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(first.store, "tick", broken)
+    await first.wait_until(lambda: bool(fatal), 5, "the store carries on without its ticks")
+    assert isinstance(fatal[0], InvariantError) and isinstance(fatal[0].__cause__, ZeroDivisionError)
+    assert len(fatal) == 1 and not first.ready.is_set()
