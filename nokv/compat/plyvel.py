@@ -1,10 +1,11 @@
 """plyvel 1.5's public surface over our engine: `import nokv.compat.plyvel as plyvel` runs an existing program.
 
-Same verbs, semantics and exception classes; a closed handle is RuntimeError, as there. Not the same: an
-iterator never leaves its bounds (plyvel's may, after a seek), the files (a
+Same verbs, semantics and exception classes; a closed handle is RuntimeError, as there. Not the same: the files (a
 LevelDB directory is not read: export it and import it), custom comparators (NotSupported), the text of properties and
-of messages. Options that tune LevelDB are checked as plyvel checks them; `write_buffer_size`, `lru_cache_size` and
-`block_size` are passed on, the rest has no counterpart. A non-sync write survives the death of the process, as there.
+of messages, and two answers of plyvel 1.5.1's iterators that contradict its own manual: the first step after `seek()`
+may give an entry outside the bounds there, never here; a range whose one entry is its own `start` (or is its prefix) is
+empty there when read from its end, and gives that entry here. Options that tune LevelDB are checked as plyvel checks
+them; `write_buffer_size`, `lru_cache_size` and `block_size` are passed on, the rest has no counterpart. A non-sync write survives the death of the process, as there.
 
 `write_batch(transaction=False)` in a `with` block writes even if the block raises: that is what plyvel does.
 Source of the behaviour: plyvel's documentation, https://plyvel.readthedocs.io/en/latest/api.html.
@@ -118,14 +119,17 @@ class _Reads:
             high = successor(low)
         if start is not None:
             low = self._prefix + _bytes(start, "start") + (b"" if include_start else b"\0")
+        last = None
         if stop is not None:
-            high = self._prefix + _bytes(stop, "stop") + (b"\0" if include_stop else b"")
+            high = self._prefix + _bytes(stop, "stop")
+            if include_stop:
+                last, high = high, high + b"\0"
         if high is not None and low > high:
             low = high
         source = self._source()
         with _ours:
             position = source.iterator(low, high)
-        return Iterator(self, position, self._prefix, bool(reverse), bool(include_key), bool(include_value))
+        return Iterator(self, position, self._prefix, bool(reverse), bool(include_key), bool(include_value), last)
 
     def __iter__(self) -> Iterator:
         return self.iterator()
@@ -419,12 +423,23 @@ class _Positioned:
 
 
 class Iterator(_Positioned):
-    """Stands between entries. The position under it is on the entry to its right, or, at the end, on none."""
+    """Stands between entries. The position under it is on the entry to its right, or, at the end, on none.
+
+    `last` is an inclusive stop: a seek beyond it stands before it, as in plyvel.
+    """
 
     def __init__(
-        self, source: _Reads, position: _Position, prefix: bytes, reverse: bool, keys: bool, values: bool
+        self,
+        source: _Reads,
+        position: _Position,
+        prefix: bytes,
+        reverse: bool,
+        keys: bool,
+        values: bool,
+        last: bytes | None,
     ) -> None:
         super().__init__(source, position, prefix)
+        self._last = last
         self._reverse = reverse
         self._keys = keys
         self._values = values
@@ -477,6 +492,8 @@ class Iterator(_Positioned):
 
     def seek(self, target: bytes) -> None:
         target = self._prefix + _bytes(target, "target")
+        if self._last is not None and target > self._last:
+            target = self._last
         it = self._it()
         with _ours:
             it.seek(target)
