@@ -5,7 +5,8 @@ LevelDB directory is not read: export it and import it), custom comparators (Not
 of messages, and two answers of plyvel 1.5.1's iterators that contradict its own manual: the first step after `seek()`
 may give an entry outside the bounds there, never here; a range whose one entry is its own `start` (or is its prefix) is
 empty there when read from its end, and gives that entry here. Options that tune LevelDB are checked as plyvel checks
-them; `write_buffer_size`, `lru_cache_size` and `block_size` are passed on, the rest has no counterpart. A non-sync write survives the death of the process, as there.
+them; `write_buffer_size`, `lru_cache_size` and `block_size` are passed on, the rest has no counterpart. A
+non-sync write survives the death of the process, as there.
 
 `write_batch(transaction=False)` in a `with` block writes even if the block raises: that is what plyvel does.
 Source of the behaviour: plyvel's documentation, https://plyvel.readthedocs.io/en/latest/api.html.
