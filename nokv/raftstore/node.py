@@ -444,9 +444,9 @@ class StoreNode:
         stores = [other.store_id for other in peer.region.peers if other.store_id != self.store.store_id]
         addresses = [address for address in map(self.store.address_of, stores) if address]
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(
-                asyncio.gather(*(self._ask_store(address, peer) for address in addresses)), ASK_TIMEOUT_S
-            )
+            async with asyncio.timeout(ASK_TIMEOUT_S), asyncio.TaskGroup() as asking:
+                for address in addresses:
+                    asking.create_task(self._ask_store(address, peer))
 
     async def _ask_store(self, address: str, peer: StorePeer) -> None:
         try:
@@ -465,10 +465,16 @@ class StoreNode:
                 await asyncio.wait_for(self._heartbeat(control), CONTROL_TIMEOUT_S)
                 self.last_control_error = ""
             except (NoKVError, TimeoutError) as error:
-                self.control_failures += 1
-                self.last_control_error = str(error) or type(error).__name__
+                self._control_failed(error)
+            except Exception as error:  # no answer of the control plane may cost the data path (RS-17)
+                logger.exception("a heartbeat failed in a way that is not known")
+                self._control_failed(error)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake_heartbeat.wait(), self.config.heartbeat_interval_s)
+
+    def _control_failed(self, error: Exception) -> None:
+        self.control_failures += 1
+        self.last_control_error = str(error) or type(error).__name__
 
     async def _heartbeat(self, control: ControlPort) -> None:
         store = self.store
@@ -515,6 +521,11 @@ class StoreNode:
             except NoKVError as error:
                 logger.warning("the rooted log refuses %s: %s", pending.event, error)
                 publisher.failed(pending, str(error), for_good=True)
+            except Exception as error:  # as above: it stays visible as a pending event, and is tried again
+                logger.exception("publishing %s failed in a way that is not known", pending.event)
+                publisher.failed(pending, str(error) or type(error).__name__, for_good=False)
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, RETRY_MAX_S)
             else:
                 publisher.succeeded(pending)
                 delay_s = RETRY_MIN_S

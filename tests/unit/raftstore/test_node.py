@@ -435,3 +435,21 @@ async def test_a_tick_loop_that_fails_stops_the_process(cluster: Cluster, monkey
     await first.wait_until(lambda: bool(fatal), 5, "the store carries on without its ticks")
     assert isinstance(fatal[0], InvariantError) and isinstance(fatal[0].__cause__, ZeroDivisionError)
     assert len(fatal) == 1 and not first.ready.is_set()
+
+
+async def test_no_answer_of_the_control_plane_costs_the_data_path(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:  # RS-17
+    seed(cluster.directory / "store-1", {b"k": b"v"})
+    first = await cluster.start(1)
+    await cluster.leads(1)
+
+    async def garbled(*_: object) -> None:
+        raise ZeroDivisionError("a bug in what reads the answer")
+
+    monkeypatch.setattr(first.control, "store_heartbeat", garbled)
+    monkeypatch.setattr(first.control, "publish", garbled)
+    before = first.control_failures
+    await first.wait_until(lambda: first.control_failures > before + 1, 10, "no heartbeat was tried again")
+    assert first.failure is None and first.ready.is_set()
+    assert "a bug in what reads" in first.last_control_error
