@@ -108,6 +108,7 @@ class DB(Core, MutableMapping[bytes, bytes]):
         self._read_only = read_only
         self._poisoned = "it was opened with read_only=True" if read_only else ""
         self._flush_error: BaseException | None = None
+        self._closed_synced = False
         self._flush_queued = False
         self._compaction_queued = False
         self._on_flush: list[Callable[[], None]] = []
@@ -466,7 +467,10 @@ class DB(Core, MutableMapping[bytes, bytes]):
             attempt += 1
 
     def sync(self) -> None:
-        """Everything written so far is on disk when this returns."""
+        """Everything written so far is on disk when this returns. After an orderly close it is there already, so that
+        `shelve` may sync as late as it likes."""
+        if self._closed_synced:
+            return
         self._check_writable()
         self._wal.sync()
 
@@ -684,6 +688,7 @@ class DB(Core, MutableMapping[bytes, bytes]):
                 self._last_flush()
                 try:
                     self._wal.close(sync=not self._poisoned)
+                    self._closed_synced = not self._poisoned
                 finally:
                     self._versions.close()
         finally:

@@ -27,6 +27,11 @@ MOMENTS = {  # a line of the demo's progress -> the stage it belongs to
 }
 
 
+def interruptible() -> None:
+    """In the child: a shell starts what it runs in the background with SIGINT ignored, and that is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def running_demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     source = tmp_path / "source"
@@ -37,7 +42,14 @@ def running_demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     environment = {**os.environ, "DEMO_DATA": str(source), "DEMO_DIR": str(tmp_path / "demo"), "PYTHONUNBUFFERED": "1"}
     environment.pop("KEEP", None)
     command = [sys.executable, "-m", "nokv.cli.demo", "--artifacts", str(tmp_path / "artifacts")]
-    demo = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    demo = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=interruptible,
+    )
     try:
         yield demo
     finally:
