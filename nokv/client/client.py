@@ -341,6 +341,7 @@ class AsyncClusterClient:
         return groups
 
     async def _locate(self, key: bytes, before: bytes | None, deadline: float, backoff: Backoff) -> Route:
+        cause: NoKVError | None = None
         while True:
             try:
                 if before is not None:
@@ -349,9 +350,12 @@ class AsyncClusterClient:
                     route = await self._look_up(key, deadline)
                 if route is not None:
                     return route
-                cause: NoKVError = Unavailable("no region serves this key yet")
-            except DeadlineExceeded:
-                raise
+                cause = Unavailable("no region serves this key yet")
+            except DeadlineExceeded as error:
+                if cause is None:
+                    raise
+                why = f"the deadline passed; the last attempt said: {cause}"  # it tells more than the lack of time
+                raise DeadlineExceeded(why, hint=cause.hint) from error
             except Unavailable as error:
                 cause = error
             await self._pause(backoff, deadline, cause)
@@ -362,7 +366,8 @@ class AsyncClusterClient:
             async with asyncio.timeout(self._left(deadline)):
                 await self._lookup.acquire()
         except TimeoutError:
-            raise DeadlineExceeded("the deadline passed while a route was looked up") from None
+            coordinators = ", ".join(self.coordinators)
+            raise DeadlineExceeded(f"the deadline passed while a route was looked up at {coordinators}") from None
         try:
             self._check_open()
             if (known := self._cache.find(key)) is not None:
@@ -498,7 +503,9 @@ class AsyncClusterClient:
     def _left(self, deadline: float) -> float:
         left = deadline - asyncio.get_running_loop().time()
         if left <= 0:
-            raise DeadlineExceeded("the deadline passed; nothing was sent")
+            raise DeadlineExceeded(
+                f"the deadline passed; nothing was sent; coordinators: {', '.join(self.coordinators)}"
+            )
         return left
 
     async def _pause(self, backoff: Backoff, deadline: float, cause: NoKVError, *, at_once: bool = False) -> None:

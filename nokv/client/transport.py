@@ -267,7 +267,7 @@ class Coordinators:
             self._addresses.insert(0, address)
             return answer
         if not reasons:
-            raise DeadlineExceeded(f"no coordinator answered within {timeout_s:.3g} s")
+            raise DeadlineExceeded(f"no coordinator answered within {timeout_s:.3g} s: {', '.join(self._addresses)}")
         raise Unavailable("; ".join(reasons), hint="is a coordinator running at this address?")
 
     def _channel(self, address: str) -> grpc.aio.Channel:
