@@ -2,7 +2,7 @@
 
 Same verbs, semantics and exception classes; a closed handle is RuntimeError, as there. Not the same: the files (a
 LevelDB directory is not read: export it and import it), custom comparators (NotSupported), the text of properties and
-of messages, and two answers of plyvel 1.5.1's iterators that contradict its own manual: the first step after `seek()`
+of messages, and two answers of plyvel 1.5.1's iterators that ours does not repeat: the first step after `seek()`
 may give an entry outside the bounds there, never here; a range whose one entry is its own `start` (or is its prefix) is
 empty there when read from its end, and gives that entry here. Options that tune LevelDB are checked as plyvel checks
 them; `write_buffer_size`, `lru_cache_size` and `block_size` are passed on, the rest has no counterpart. A
