@@ -2,8 +2,16 @@
 
 Internal key = family (1 byte) || user key || trailer (8 bytes, big-endian, of ~(sequence << 8 | kind)).
 Order: (family || user key) by memcmp, then trailer by memcmp, so that of one key the newest version comes first.
-A sequence is 56 bits. Kinds never change once released: 0 delete, 1 put (2 and up are reserved: range delete, ttl put,
-value pointer).
+A sequence is 56 bits. Kinds never change once released:
+
+    0 delete          no value
+    1 put             the user's value
+    2 expiring put    expiry (8 bytes, little-endian, Unix ms) || the user's value
+    3 range delete    in logs only: the key is the first deleted one, the value the end (family || user key)
+    4 reference       where the value lies in a value file
+    5 expiring reference   expiry || reference
+
+Whether an entry is a value is decided by `live_value` and nowhere else.
 
 A Cursor is a struct of function pointers over some implementation. Its owner (a Python object) keeps alive what it walks.
 All functions are `noexcept nogil`; a failure sets `status` and clears `valid`.
@@ -15,6 +23,12 @@ from libc.string cimport memcmp
 cdef enum:
     KIND_DELETE = 0
     KIND_PUT = 1
+    KIND_EXPIRING_PUT = 2
+    KIND_RANGE_DELETE = 3
+    KIND_REFERENCE = 4
+    KIND_EXPIRING_REFERENCE = 5
+    KIND_LAST = 5               # a reader refuses what lies above
+    EXPIRY_SIZE = 8
     TRAILER_SIZE = 8
 
 cdef enum CursorStatus:
@@ -68,3 +82,36 @@ cdef inline uint64_t read_trailer(const uint8_t* trailer) noexcept nogil:
     for i in range(8):
         packed = (packed << 8) | trailer[i]
     return ~packed
+
+cdef inline bint kind_is_value(int kind) noexcept nogil:
+    """Does an entry of this kind give its key a value (until it expires, if it does)?"""
+    return kind == KIND_PUT or (kind != KIND_DELETE and kind != KIND_RANGE_DELETE and kind <= KIND_LAST)
+
+cdef inline bint kind_expires(int kind) noexcept nogil:
+    return kind == KIND_EXPIRING_PUT or kind == KIND_EXPIRING_REFERENCE
+
+cdef inline bint kind_is_reference(int kind) noexcept nogil:
+    return kind == KIND_REFERENCE or kind == KIND_EXPIRING_REFERENCE
+
+cdef inline uint64_t read_expiry(const uint8_t* value) noexcept nogil:
+    """The first EXPIRY_SIZE bytes of an expiring value: the Unix millisecond from which on it is absent."""
+    cdef uint64_t expiry = 0
+    cdef int i
+    for i in range(EXPIRY_SIZE):
+        expiry |= <uint64_t>value[i] << (8 * i)
+    return expiry
+
+cdef inline int live_value(int kind, Slice* value, uint64_t now_ms) noexcept nogil:
+    """What a stored entry is to a reader at `now_ms` (looked at for expiring kinds only): 1 a value, and `value` is now without
+    its expiry (what is left of kinds 4 and 5 is a reference); 0 absent: deleted or expired; CURSOR_CORRUPT."""
+    if kind == KIND_PUT or kind == KIND_REFERENCE:
+        return 1
+    if kind == KIND_DELETE:
+        return 0
+    if not kind_expires(kind) or value.size < EXPIRY_SIZE:
+        return CURSOR_CORRUPT
+    if read_expiry(value.data) <= now_ms:
+        return 0
+    value.data += EXPIRY_SIZE
+    value.size -= EXPIRY_SIZE
+    return 1

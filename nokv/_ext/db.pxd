@@ -19,6 +19,7 @@ cdef class Core:
     cdef public bint ready              # the fast path may run: open, writable, nothing to wait for
     cdef public int state               # 0 open, 1 closed, 2 forked
     cdef public int durability          # 0 process, 1 interval, 2 sync
+    cdef public bint expiring           # a value that expires was ever written or found here
     cdef public bint dirty              # something was logged since the owner was last told
     cdef public uint64_t write_buffer_bytes
     cdef public int family_count        # ids 0 .. family_count - 1 exist
@@ -28,8 +29,12 @@ cdef class Core:
     cdef readonly uint64_t puts, deletes, gets, hits, scans, batches, written_bytes
     cdef object __weakref__
     cdef int check_open(self) except -1
-    cdef object read(self, uint8_t family, object key, uint64_t sequence, object default)
-    cdef list read_many(self, uint8_t family, object keys, uint64_t sequence)
+    # `now_ms`: the moment of the view (0 for a single read: the clock is asked if it matters)
+    cdef object read(self, uint8_t family, object key, uint64_t sequence, object default, uint64_t now_ms)
+    cdef list read_many(self, uint8_t family, object keys, uint64_t sequence, uint64_t now_ms)
+    cdef uint64_t now_ms(self) except? 0
+    cdef uint64_t view_time(self) except? 0
+    cdef object user_value(self, View view, int kind, const Slice* value)
     cdef int write_one(self, int kind, uint8_t family, object key, object value, object sync) except -1
     cdef int _put_many(self, int family, object pairs, object sync) except -1
     cdef int write_payload(self, WriteBatch batch, bint log) except -1
@@ -37,4 +42,5 @@ cdef class Core:
     cdef int hold(self, uint64_t sequence) except -1
     cdef void let_go(self, uint64_t sequence) noexcept
     cdef Cursor* open_cursor(self, View view) except NULL
-    cdef object new_scan(self, uint8_t family, uint64_t sequence, start, end, prefix, bint reverse, limit, bint keys, bint values)
+    cdef object new_scan(self, uint8_t family, uint64_t sequence, uint64_t now_ms, start, end, prefix, bint reverse,
+                         limit, bint keys, bint values)

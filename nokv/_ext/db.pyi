@@ -88,6 +88,7 @@ class Core(_Reads, _Writes):
     state: int
     durability: int
     dirty: bool
+    expiring: bool
     write_buffer_bytes: int
     family_count: int
     newest_snapshot: int

@@ -35,6 +35,8 @@ from nokv._ext.cursor cimport (
     Cursor,
     Slice,
     compare_bytes,
+    kind_expires,
+    live_value,
     read_trailer,
 )
 from nokv._ext.memtable cimport MemTable, hash_prefix
@@ -82,17 +84,23 @@ cdef inline int _search(View view, const uint8_t* prefix, size_t size, uint64_t 
     return view.version.get(prefix, size, sequence, value, kind, pin)
 
 
-cdef inline object _result(View view, int found, int kind, Slice* value, CachedBlock* pin, object default):
-    cdef object result
+cdef inline object _result(Core core, View view, int found, int kind, Slice* value, CachedBlock* pin, object default,
+                           uint64_t now_ms):
+    """`now_ms` 0: the clock is asked, if it matters."""
+    cdef object result = default
     if found < 0:
         view.version.raise_status(found)
-    if found == 0 or kind != KIND_PUT:
-        result = default
-    else:
-        result = PyBytes_FromStringAndSize(<const char*>value.data, <Py_ssize_t>value.size)
-    if pin != NULL:
-        release_block(pin)
-    return result
+    try:
+        if found and kind != KIND_PUT:
+            found = live_value(kind, value, core.now_ms() if now_ms == 0 and kind_expires(kind) else now_ms)
+            if found < 0:
+                raise Corruption("a stored value is malformed", found=kind)
+        if found:
+            result = core.user_value(view, kind, value)
+        return result
+    finally:
+        if pin != NULL:
+            release_block(pin)
 
 
 @cython.no_gc_clear          # what a cursor points into must outlive it, also when a cycle is collected
@@ -126,6 +134,20 @@ cdef class Core:
     def _poison(self, reason):
         raise NotImplementedError
 
+    def _now_ms(self):
+        raise NotImplementedError
+
+    cdef uint64_t now_ms(self) except? 0:
+        return self._now_ms()
+
+    cdef uint64_t view_time(self) except? 0:
+        """The moment at which a view of now judges expiry; 0 while nothing in here can expire, and nobody asks."""
+        return self._now_ms() if self.expiring else 0
+
+    cdef inline object user_value(self, View view, int kind, const Slice* value):
+        """The user's bytes of a value that `live_value` found alive."""
+        return PyBytes_FromStringAndSize(<const char*>value.data, <Py_ssize_t>value.size)
+
     cdef int check_open(self) except -1:
         if self.state == STATE_OPEN:
             return 0
@@ -137,7 +159,7 @@ cdef class Core:
         self.check_open()
 
     # -- reads --------------------------------------------------------------------------------------------------------
-    cdef object read(self, uint8_t family, object key, uint64_t sequence, object default):
+    cdef object read(self, uint8_t family, object key, uint64_t sequence, object default, uint64_t now_ms):
         cdef uint8_t small[KEY_ON_STACK]
         cdef uint8_t* prefix = small
         cdef size_t size
@@ -162,30 +184,31 @@ cdef class Core:
         self.gets += 1
         try:
             found = _search(view, prefix, size, sequence, &value, &kind, &pin)
-            return _result(view, found, kind, &value, pin, default)
+            return _result(self, view, found, kind, &value, pin, default, now_ms)
         finally:
             if prefix != small:
                 free(prefix)
 
-    cdef list read_many(self, uint8_t family, object keys, uint64_t sequence):
+    cdef list read_many(self, uint8_t family, object keys, uint64_t sequence, uint64_t now_ms):
         cdef list items = list(keys)        # a copy: whoever runs meanwhile may change the caller's list
         cdef Py_ssize_t count = len(items), i
         cdef list results = [None] * count
         self.hold(sequence)         # reading a block may let writers run: what we see must not be superseded in place
         try:
             for i in range(count):
-                results[i] = self.read(family, items[i], sequence, None)
+                results[i] = self.read(family, items[i], sequence, None, now_ms)
         finally:
             self.let_go(sequence)
         return results
 
     def get(self, key, default=None):
         """The value under `key`, or `default`."""
-        return self.read(0, key, self.sequence, default)
+        return self.read(0, key, self.sequence, default, 0)
 
     def get_many(self, keys):
         """Values in the order of the keys, None where there is none; one consistent view, one C loop."""
-        return self.read_many(0, keys, self.sequence)
+        cdef uint64_t now_ms = self.view_time()     # before the sequence: it may let a writer run
+        return self.read_many(0, keys, self.sequence, now_ms)
 
     def flushed_get(self, family, key):
         """What a crash would find: only what is in SSTs. None if absent."""
@@ -198,7 +221,7 @@ cdef class Core:
         prefix = bytes([self._family_number(family)]) + as_bytes(key, "key")
         view = self.view
         found = view.version.get(prefix, len(prefix), <uint64_t>SEQUENCE_MAX, &value, &kind, &pin)
-        return _result(view, found, kind, &value, pin, None)
+        return _result(self, view, found, kind, &value, pin, None, 0)
 
     def _family_number(self, family):
         if family is None:
@@ -473,7 +496,8 @@ cdef class Core:
             raise MemoryError()
         return merged
 
-    cdef object new_scan(self, uint8_t family, uint64_t sequence, start, end, prefix, bint reverse, limit, bint keys, bint values):
+    cdef object new_scan(self, uint8_t family, uint64_t sequence, uint64_t now_ms, start, end, prefix, bint reverse,
+                         limit, bint keys, bint values):
         cdef bytes lower, upper
         self.check_open()
         if not keys and not values:
@@ -496,17 +520,18 @@ cdef class Core:
             upper = head + upper
         elif family < 255:
             upper = bytes((family + 1,))
-        return Scan(self, head + lower, upper, sequence, reverse, -1 if limit is None else limit, keys, values)
+        return Scan(self, head + lower, upper, sequence, now_ms, reverse, -1 if limit is None else limit, keys, values)
 
     def scan(self, start=None, end=None, *, prefix=None, reverse=False, limit=None, keys=True, values=True):
         """Iterate start <= key < end in key order (backwards with reverse=True), over the view of this moment."""
-        return self.new_scan(0, self.sequence, start, end, prefix, reverse, limit, keys, values)
+        cdef uint64_t now_ms = self.view_time()
+        return self.new_scan(0, self.sequence, now_ms, start, end, prefix, reverse, limit, keys, values)
 
     def iterator(self, start=None, end=None, *, prefix=None):
         """A position to move by hand, within start <= key < end, over the view of this moment."""
         from nokv._ext.iterator import Iterator         # it walks this module's views
 
-        return Iterator(self, 0, None, start, end, prefix)
+        return Iterator(self, 0, None, self.view_time(), start, end, prefix)
 
     def _scan_all(self, View view not None):
         """For tests and checks: every visible or invisible entry as (prefix, sequence, kind, value)."""
@@ -569,7 +594,7 @@ cdef class Scan:
     cdef View view
     cdef Cursor* c
     cdef bytes lower, upper
-    cdef uint64_t sequence
+    cdef uint64_t sequence, now_ms  # the view's moment: nothing expires while it is walked
     cdef bint reverse, keys, values, held, done, busy, started
     cdef int64_t remaining
     cdef list chunk
@@ -577,8 +602,8 @@ cdef class Scan:
     cdef uint8_t* last              # family || key of the last key dealt with
     cdef size_t last_size, last_capacity
 
-    def __cinit__(self, Core core not None, bytes lower not None, bytes upper, uint64_t sequence, bint reverse, int64_t limit,
-                  bint keys, bint values):
+    def __cinit__(self, Core core not None, bytes lower not None, bytes upper, uint64_t sequence, uint64_t now_ms,
+                  bint reverse, int64_t limit, bint keys, bint values):
         self.c = NULL
         self.last = NULL
         self.core = core
@@ -586,6 +611,7 @@ cdef class Scan:
         self.lower = lower
         self.upper = upper
         self.sequence = sequence
+        self.now_ms = now_ms
         self.reverse = reverse
         self.remaining = limit
         self.keys = keys
@@ -728,11 +754,19 @@ cdef class Scan:
             self.chunk_size *= 4 if self.chunk_size * 4 <= CHUNK_MAX else 2
         return 0
 
-    cdef object _item(self, const uint8_t* key, size_t size, Slice* value):
+    cdef object _item(self, const uint8_t* key, size_t size, int kind, Slice value):
+        """What the scan yields for a visible entry, or None if that is no value."""
         cdef object k, v
+        cdef int live
+        if kind != KIND_PUT:
+            live = live_value(kind, &value, self.now_ms)
+            if live < 0:
+                raise Corruption("a stored value is malformed", found=kind)
+            if live == 0:
+                return None
         if not self.values:
             return PyBytes_FromStringAndSize(<const char*>key + 1, <Py_ssize_t>size - 1)
-        v = PyBytes_FromStringAndSize(<const char*>value.data, <Py_ssize_t>value.size)
+        v = self.core.user_value(self.view, kind, &value)
         if not self.keys:
             return v
         k = PyBytes_FromStringAndSize(<const char*>key + 1, <Py_ssize_t>size - 1)
@@ -746,6 +780,7 @@ cdef class Scan:
         cdef uint64_t packed
         cdef Py_ssize_t count = 0
         cdef list chunk = self.chunk
+        cdef object item
         while c.valid and count < want:
             key = c.key.data
             size = c.key.size - TRAILER_SIZE
@@ -756,9 +791,11 @@ cdef class Scan:
                 if upper != NULL and compare_bytes(key, size, upper, upper_size) >= 0:
                     return 0
                 self._remember(key, size)       # older versions of this key are hidden from here on
-                if (packed & 255) == KIND_PUT:
-                    chunk.append(self._item(key, size, &c.value))
-                    count += 1
+                if (packed & 255) != KIND_DELETE:
+                    item = self._item(key, size, <int>(packed & 255), c.value)
+                    if item is not None:
+                        chunk.append(item)
+                        count += 1
             c.ops.next(c)
         return 0
 
@@ -786,7 +823,7 @@ cdef class Scan:
                     break
                 packed = read_trailer(key + size)
                 if (packed >> 8) <= self.sequence:
-                    candidate = self._item(key, size, &c.value) if (packed & 255) == KIND_PUT else None
+                    candidate = None if (packed & 255) == KIND_DELETE else self._item(key, size, <int>(packed & 255), c.value)
                 c.ops.prev(c)
             if c.status < 0:
                 return 0
@@ -802,12 +839,14 @@ cdef class Snapshot:
 
     cdef Core core
     cdef readonly uint64_t sequence
+    cdef uint64_t now_ms            # what expires later is there for this view, however long it is kept
     cdef bint open
     cdef object __weakref__
 
     def __cinit__(self, Core core not None):
         core.check_open()
         self.core = core
+        self.now_ms = core.view_time()
         self.sequence = core.sequence
         core.hold(self.sequence)
         self.open = True
@@ -827,22 +866,22 @@ cdef class Snapshot:
 
     def get(self, key, default=None):
         self.check()
-        return self.core.read(0, key, self.sequence, default)
+        return self.core.read(0, key, self.sequence, default, self.now_ms)
 
     def get_many(self, keys):
         self.check()
-        return self.core.read_many(0, keys, self.sequence)
+        return self.core.read_many(0, keys, self.sequence, self.now_ms)
 
     def scan(self, start=None, end=None, *, prefix=None, reverse=False, limit=None, keys=True, values=True):
         self.check()
-        return self.core.new_scan(0, self.sequence, start, end, prefix, reverse, limit, keys, values)
+        return self.core.new_scan(0, self.sequence, self.now_ms, start, end, prefix, reverse, limit, keys, values)
 
     def iterator(self, start=None, end=None, *, prefix=None):
         """A position to move by hand. It ends with the snapshot."""
         from nokv._ext.iterator import Iterator
 
         self.check()
-        return Iterator(self.core, 0, self.sequence, start, end, prefix, self)
+        return Iterator(self.core, 0, self.sequence, self.now_ms, start, end, prefix, self)
 
     def family(self, name):
         """The same verbs over one family, at this snapshot."""
@@ -876,22 +915,23 @@ cdef class SnapshotFamily:
 
     def get(self, key, default=None):
         self.snapshot.check()
-        return self.snapshot.core.read(<uint8_t>self.id, key, self.snapshot.sequence, default)
+        return self.snapshot.core.read(<uint8_t>self.id, key, self.snapshot.sequence, default, self.snapshot.now_ms)
 
     def get_many(self, keys):
         self.snapshot.check()
-        return self.snapshot.core.read_many(<uint8_t>self.id, keys, self.snapshot.sequence)
+        return self.snapshot.core.read_many(<uint8_t>self.id, keys, self.snapshot.sequence, self.snapshot.now_ms)
 
     def scan(self, start=None, end=None, *, prefix=None, reverse=False, limit=None, keys=True, values=True):
         cdef Snapshot s = self.snapshot
         s.check()
-        return s.core.new_scan(<uint8_t>self.id, s.sequence, start, end, prefix, reverse, limit, keys, values)
+        return s.core.new_scan(<uint8_t>self.id, s.sequence, s.now_ms, start, end, prefix, reverse, limit, keys, values)
 
     def iterator(self, start=None, end=None, *, prefix=None):
         from nokv._ext.iterator import Iterator
 
-        self.snapshot.check()
-        return Iterator(self.snapshot.core, self.id, self.snapshot.sequence, start, end, prefix, self.snapshot)
+        cdef Snapshot s = self.snapshot
+        s.check()
+        return Iterator(s.core, self.id, s.sequence, s.now_ms, start, end, prefix, s)
 
 
 cdef class Family:
@@ -907,10 +947,11 @@ cdef class Family:
         self.id = number
 
     def get(self, key, default=None):
-        return self.core.read(<uint8_t>self.id, key, self.core.sequence, default)
+        return self.core.read(<uint8_t>self.id, key, self.core.sequence, default, 0)
 
     def get_many(self, keys):
-        return self.core.read_many(<uint8_t>self.id, keys, self.core.sequence)
+        cdef uint64_t now_ms = self.core.view_time()
+        return self.core.read_many(<uint8_t>self.id, keys, self.core.sequence, now_ms)
 
     def put(self, key, value, *, sync=None):
         self.core.write_one(KIND_PUT, <uint8_t>self.id, key, value, sync)
@@ -922,12 +963,13 @@ cdef class Family:
         self.core._put_many(self.id, pairs, sync)
 
     def scan(self, start=None, end=None, *, prefix=None, reverse=False, limit=None, keys=True, values=True):
-        return self.core.new_scan(<uint8_t>self.id, self.core.sequence, start, end, prefix, reverse, limit, keys, values)
+        cdef uint64_t now_ms = self.core.view_time()
+        return self.core.new_scan(<uint8_t>self.id, self.core.sequence, now_ms, start, end, prefix, reverse, limit, keys, values)
 
     def iterator(self, start=None, end=None, *, prefix=None):
         from nokv._ext.iterator import Iterator
 
-        return Iterator(self.core, self.id, None, start, end, prefix)
+        return Iterator(self.core, self.id, None, self.core.view_time(), start, end, prefix)
 
     def __repr__(self):
         return f"<Family {self.name!r} id={self.id}>"

@@ -11,6 +11,7 @@ class Iterator:
         core: Core,
         family: int,
         sequence: int | None,
+        now_ms: int,
         start: Buffer | None,
         end: Buffer | None,
         prefix: Buffer | None,

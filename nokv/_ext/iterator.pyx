@@ -16,11 +16,11 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy
 
 from nokv._ext.batch cimport as_bytes
-from nokv._ext.cursor cimport CURSOR_OK, KIND_PUT, TRAILER_SIZE, Cursor, Slice, compare_bytes, read_trailer
+from nokv._ext.cursor cimport CURSOR_OK, KIND_DELETE, KIND_PUT, TRAILER_SIZE, Cursor, Slice, compare_bytes, live_value, read_trailer
 from nokv._ext.db cimport Core, View
 from nokv._ext.version cimport Version
 
-from nokv.errors import Closed, UsageError
+from nokv.errors import Closed, Corruption, UsageError
 
 cdef enum:
     FORWARD = 0
@@ -89,12 +89,15 @@ cdef class Iterator:
     cdef Cursor* c
     cdef bytes head, lower, upper
     cdef readonly uint64_t sequence
+    cdef uint64_t now_ms            # the view's moment: nothing expires while it is walked
+    cdef int kind                   # of the entry where we stand
     cdef bint held, busy, on
     cdef int direction
     cdef Bytes current              # family || user key of where we stand
-    cdef Bytes value_data           # its value, going backward
+    cdef Bytes value_data           # its stored value, going backward
+    cdef Slice value_slice          # the live part of its stored value
 
-    def __cinit__(self, Core core not None, int family, sequence, start, end, prefix, owner=None):
+    def __cinit__(self, Core core not None, int family, sequence, uint64_t now_ms, start, end, prefix, owner=None):
         self.c = NULL
         self.current.data = self.value_data.data = NULL
         self.current.capacity = self.value_data.capacity = 0
@@ -104,6 +107,7 @@ cdef class Iterator:
         self.head = bytes((family,))
         self.lower, self.upper = bounds(family, start, end, prefix)
         self.sequence = core.sequence if sequence is None else sequence
+        self.now_ms = now_ms
         core.hold(self.sequence)
         self.held = True
         self.view = core.view
@@ -183,7 +187,7 @@ cdef class Iterator:
                 if upper != NULL and compare_bytes(key, size, upper, upper_size) >= 0:
                     return 0
                 store(&self.current, key, size)
-                if (packed & 255) == KIND_PUT:
+                if self.is_live(<int>(packed & 255), c.value):
                     self.on = True
                     return 0
                 skip = True                     # deleted: its older versions are hidden
@@ -198,6 +202,8 @@ cdef class Iterator:
         cdef const uint8_t* key
         cdef size_t size
         cdef uint64_t packed
+        cdef Slice stored
+        cdef int kind = 0
         cdef bint found
         self.on = False
         self.direction = BACKWARD
@@ -215,16 +221,33 @@ cdef class Iterator:
                     break
                 packed = read_trailer(key + size)
                 if (packed >> 8) <= self.sequence:
-                    found = (packed & 255) == KIND_PUT
+                    found = (packed & 255) != KIND_DELETE
                     if found:
+                        kind = <int>(packed & 255)
                         store(&self.value_data, c.value.data, c.value.size)
                 c.ops.prev(c)
             if c.status < 0:
                 return 0
             if found:
-                self.on = True
-                return 0
+                stored.data = self.value_data.data
+                stored.size = self.value_data.size
+                if self.is_live(kind, stored):
+                    self.on = True
+                    return 0
         return 0
+
+    cdef bint is_live(self, int kind, Slice value) except -1:
+        """Is a visible entry a value at the view's moment? Then `value_slice` is that."""
+        cdef int live
+        if kind != KIND_PUT:
+            live = live_value(kind, &value, self.now_ms)
+            if live < 0:
+                raise Corruption("a stored value is malformed", found=kind)
+            if live == 0:
+                return False
+        self.kind = kind
+        self.value_slice = value
+        return True
 
     cdef bint finish(self) except *:
         if self.c.status < 0:
@@ -310,9 +333,7 @@ cdef class Iterator:
     @property
     def value(self):
         self.check_on()
-        if self.direction == FORWARD:
-            return PyBytes_FromStringAndSize(<const char*>self.c.value.data, <Py_ssize_t>self.c.value.size)
-        return PyBytes_FromStringAndSize(<const char*>self.value_data.data, <Py_ssize_t>self.value_data.size)
+        return self.core.user_value(self.view, self.kind, &self.value_slice)
 
     @property
     def item(self):

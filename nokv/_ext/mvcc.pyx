@@ -369,7 +369,7 @@ def committed_many(Core core not None, keys not None, uint64_t ts, uint8_t write
                 if c.value.data[1] & WRITE_INLINE:
                     value = c.value.data[WRITE_HEADER_BYTES:c.value.size]
                 else:
-                    value = core.read(default_family, versioned_key(key, start_ts), sequence, None)
+                    value = core.read(default_family, versioned_key(key, start_ts), sequence, None, 0)
                     if value is None:
                         raise Corruption(f"the value of {key[:64]!r} at start_ts {start_ts} is missing from default")
             out.append(value)

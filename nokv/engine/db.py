@@ -174,6 +174,9 @@ class DB(Core, MutableMapping[bytes, bytes]):
         self._wal.retain(ENGINE, mem.first_segment)
 
     # -- what the compiled foreground asks for ------------------------------------------------------------------------
+    def _now_ms(self) -> int:
+        return self._clock.time_ms()
+
     def _check_writable(self) -> None:
         self._check_open()
         if self._poisoned:
