@@ -13,9 +13,7 @@ from nokv.env.ports import Files
 from nokv.errors import Corruption, InvariantError, UsageError
 from nokv.multiraft.raftlog import GroupLog, RaftLog
 from nokv.multiraft.wire import CODEC
-from nokv.raft.errors import Compacted, LogUnavailable
-from nokv.raft.storage import LogStorage, MemoryStorage
-from nokv.raft.types import ConfState, Entry, EntryKind, HardState, RaftSnapshot, SnapshotMetadata
+from nokv.raft.types import ConfState, Entry, EntryKind, HardState, SnapshotMetadata
 from nokv.testing.files import CrashFiles
 
 BIG = 1 << 30
@@ -67,101 +65,6 @@ def image(group: GroupLog) -> tuple[object, ...]:
 def check(log: RaftLog, *expected: tuple[int, tuple[object, ...]]) -> None:
     assert not log.damaged()
     assert [(i, image(log.group(i))) for i in log.group_ids()] == list(expected)
-
-
-# -- one suite, three storages (RAFT-16) ------------------------------------------------------------------------------
-class Storage:
-    """The same driver's verbs over MemoryStorage and over a GroupLog."""
-
-    def __init__(self, disk: Disk | None) -> None:
-        self.disk = disk
-        self.memory = MemoryStorage()
-
-    @property
-    def read(self) -> LogStorage:
-        return self.memory if self.disk is None else self.disk.log.group(7)
-
-    def append(self, items: list[Entry], state: HardState | None = None) -> None:
-        if self.disk is not None:
-            self.disk.log.save([(7, state, items, None)], sync=True)
-            self.disk.reopen()
-            return
-        self.memory.append(items)
-        if state is not None:
-            self.memory.set_hard_state(state)
-
-    def snapshot(self, metadata: SnapshotMetadata) -> None:
-        if self.disk is not None:
-            self.disk.log.save([(7, None, [], metadata)], sync=True)
-            self.disk.reopen()
-        else:
-            self.memory.apply_snapshot(RaftSnapshot(metadata))
-
-    def compact(self, index: int) -> None:
-        if self.disk is not None:
-            self.disk.log.group(7).compact(index)
-            self.disk.reopen()
-        else:
-            self.memory.compact(index)
-
-
-@pytest.fixture(params=["memory", "real", "crash"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    if request.param == "memory":
-        return Storage(None)
-    return Storage(Disk(OsFiles() if request.param == "real" else CrashFiles(seed=2), _home(request.param, tmp_path)))
-
-
-def _home(kind: str, tmp_path: Path) -> str:
-    return str(tmp_path / "wal") if kind == "real" else "wal"
-
-
-class TestConformance:
-    def test_empty(self, storage: Storage) -> None:
-        assert (storage.read.first_index(), storage.read.last_index(), storage.read.term(0)) == (1, 0, 0)
-        assert storage.read.initial_state() == (HardState(), ConfState())
-
-    def test_append_read_and_limits(self, storage: Storage) -> None:
-        storage.append(entries(1, 5, 1), HardState(1, 2, 3))
-        read = storage.read
-        assert read.entries(1, 6, BIG) == entries(1, 5, 1)
-        assert read.entries(2, 4, BIG) == entries(2, 3, 1)
-        assert read.entries(1, 6, 0) == entries(1, 1, 1)
-        assert read.entries(1, 6, 2 * 20) == entries(1, 2, 1)
-        assert read.initial_state()[0] == HardState(1, 2, 3)
-        with pytest.raises(LogUnavailable):
-            read.entries(1, 7, BIG)
-        with pytest.raises(LogUnavailable):
-            read.term(6)
-
-    def test_conflict_replaces_the_tail(self, storage: Storage) -> None:
-        storage.append(entries(1, 5, 1))
-        storage.append(entries(4, 4, 2))
-        assert storage.read.last_index() == 4
-        assert storage.read.entries(1, 5, BIG) == entries(1, 3, 1) + entries(4, 4, 2)
-
-    def test_compact(self, storage: Storage) -> None:
-        storage.append(entries(1, 9, 3))
-        storage.compact(6)
-        read = storage.read
-        assert (read.first_index(), read.last_index(), read.term(6)) == (7, 9, 3)
-        for call in (lambda: read.entries(6, 8, BIG), lambda: read.term(5)):
-            with pytest.raises(Compacted):
-                call()
-        storage.append(entries(8, 12, 4))
-        assert storage.read.entries(7, 13, BIG) == entries(7, 7, 3) + entries(8, 12, 4)
-        storage.compact(12)
-        assert (storage.read.first_index(), storage.read.last_index(), storage.read.term(12)) == (13, 12, 4)
-
-    def test_snapshot_replaces_everything(self, storage: Storage) -> None:
-        storage.append(entries(1, 5, 1))
-        storage.snapshot(SnapshotMetadata(20, 3, CONF))
-        read = storage.read
-        assert (read.first_index(), read.last_index(), read.term(20)) == (21, 20, 3)
-        assert read.initial_state()[1] == CONF
-        assert read.snapshot().metadata == SnapshotMetadata(20, 3, CONF)
-        storage.append(entries(21, 22, 3))
-        assert storage.read.last_index() == 22
 
 
 # -- recovery ---------------------------------------------------------------------------------------------------------
