@@ -20,7 +20,7 @@ from nokv.coordinator.node import Freshness
 from nokv.coordinator.view import Route
 from nokv.coordinator.wire import route_from_pb
 from nokv.errors import NoKVError, NotFound, Unavailable
-from nokv.metaroot.client import Redirector, error_from_rpc
+from nokv.metaroot.client import Dial, Redirector, dial_plain, error_from_rpc
 from nokv.metaroot.events import NO_TOKEN, RootEvent, RootToken
 from nokv.metaroot.wire import (
     event_to_pb,
@@ -115,7 +115,14 @@ def _view(message: pb.ViewInfo) -> RoutedView:
 class CoordinatorClient:
     """One per event loop."""
 
-    def __init__(self, addresses: Sequence[str], *, timeout_s: float = 5.0, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        *,
+        timeout_s: float = 5.0,
+        rng: random.Random | None = None,
+        dial: Dial = dial_plain,
+    ) -> None:
         self._timeout_s = timeout_s
         self._coordinators: Redirector[Any] = Redirector(
             addresses,
@@ -123,6 +130,7 @@ class CoordinatorClient:
             "coordinator",
             timeout_s=timeout_s,
             rng=rng if rng is not None else random.Random(),
+            dial=dial,
         )
 
     async def close(self) -> None:

@@ -7,7 +7,7 @@ process of this coordinator is dead, so its lease need not be waited out.
 
 from __future__ import annotations
 
-import os
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,11 +17,9 @@ import grpc
 from nokv.coordinator.lease import LeaseTerms
 from nokv.coordinator.node import CoordinatorNode
 from nokv.coordinator.service import CoordinatorService
-from nokv.env.clock import SystemClock
-from nokv.env.ports import Clock, Files
 from nokv.errors import UsageError
 from nokv.metaroot.client import RootClient
-from nokv.metaroot.server import SERVER_OPTIONS, RootConfig, RootServer, add_common_services, bind
+from nokv.metaroot.server import RootConfig, RootServer, ServerPorts, add_common_services, bind
 from nokv.pb import coordinator_pb2, coordinator_pb2_grpc
 
 __all__ = ["CoordinatorConfig", "CoordinatorServer"]
@@ -59,14 +57,13 @@ class CoordinatorConfig:
 class CoordinatorServer:
     """start() and stop() once each, on the event loop that serves."""
 
-    def __init__(self, config: CoordinatorConfig, *, files: Files | None = None, clock: Clock | None = None) -> None:
+    def __init__(self, config: CoordinatorConfig, *, ports: ServerPorts | None = None) -> None:
         config.validate()
         self.config = config
         self.address = config.address
         self.node: CoordinatorNode | None = None
         self.root_server: RootServer | None = None
-        self._files = files
-        self._clock: Clock = clock if clock is not None else SystemClock()
+        self._ports = ports if ports is not None else ServerPorts()
         self._root: RootClient | None = None
         self._server: grpc.aio.Server | None = None
 
@@ -79,24 +76,29 @@ class CoordinatorServer:
             raise
 
     async def _start(self) -> None:
-        config = self.config
-        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        config, ports = self.config, self._ports
+        self._server = ports.server()
         self.address = bind(self._server, config.address)
         if config.root_peers:
             addresses = list(config.root_peers.values())
         else:
             assert config.workdir is not None
             inner = RootConfig(1, "127.0.0.1:0", config.workdir, **config.root)
-            self.root_server = RootServer(inner, files=self._files, clock=self._clock)
+            self.root_server = RootServer(inner, ports=ports)
             await self.root_server.start()
             addresses = [self.root_server.address]
-        self._root = RootClient(addresses, timeout_s=config.root_timeout_s)
+        self._root = RootClient(
+            addresses,
+            timeout_s=config.root_timeout_s,
+            rng=random.Random(ports.dice.getrandbits(64)),
+            dial=ports.dial,
+        )
         self.node = CoordinatorNode(
             self._root,
-            self._clock,
+            ports.clock,
             coordinator_id=config.coordinator_id,
             address=self.address,
-            incarnation=os.urandom(8).hex(),
+            incarnation=f"{ports.dice.getrandbits(64):016x}",
             terms=LeaseTerms(int(config.lease_ttl_s * 1000), int(config.lease_renew_before_s * 1000)),
             take_over_own=config.workdir is not None,
             id_start=config.id_start,
@@ -104,7 +106,7 @@ class CoordinatorServer:
             id_window=config.id_window,
             tso_window_ms=config.tso_window_ms,
         )
-        coordinator_pb2_grpc.add_CoordinatorServicer_to_server(CoordinatorService(self.node, self._clock), self._server)
+        coordinator_pb2_grpc.add_CoordinatorServicer_to_server(CoordinatorService(self.node, ports.clock), self._server)
         await add_common_services(self._server, coordinator_pb2.DESCRIPTOR.services_by_name["Coordinator"].full_name)
         await self._server.start()
         self.node.start()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -33,10 +32,12 @@ __all__ = [
     "CHANNEL_OPTIONS",
     "MESSAGE_BYTES_MAX",
     "Appended",
+    "Dial",
     "Redirector",
     "RootClient",
     "RootStatus",
     "TailUpdate",
+    "dial_plain",
     "error_from_rpc",
 ]
 
@@ -57,6 +58,12 @@ END_OF_STREAM: Any = grpc.aio.EOF
 
 T = TypeVar("T")
 S = TypeVar("S")
+Dial = Callable[[str], grpc.aio.Channel]
+"""How a client gets a channel to an address. The simulator passes its own."""
+
+
+def dial_plain(address: str) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
 
 
 def error_from_rpc(error: grpc.aio.AioRpcError) -> NoKVError:
@@ -118,7 +125,7 @@ class RootStatus:
 class Redirector(Generic[S]):
     """Calls some server out of several, by preference the one that answered last or that others name as the leader.
 
-    Used for calls that may be repeated. `what` names the servers in messages.
+    Used for calls that may be repeated. `what` names the servers in messages. Its time is the event loop's.
     """
 
     def __init__(
@@ -129,6 +136,7 @@ class Redirector(Generic[S]):
         *,
         timeout_s: float,
         rng: random.Random,
+        dial: Dial = dial_plain,
     ) -> None:
         if not addresses:
             raise UsageError(f"at least one address of a {what} is needed")
@@ -137,6 +145,7 @@ class Redirector(Generic[S]):
         self._what = what
         self._timeout_s = timeout_s
         self._rng = rng
+        self._dial = dial
         self._channels: dict[str, tuple[grpc.aio.Channel, S]] = {}
         self._preferred = ""
         self._closed = False
@@ -146,7 +155,7 @@ class Redirector(Generic[S]):
             raise Unavailable(f"the {self._what} client is closed")
         known = self._channels.get(address)
         if known is None:
-            channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+            channel = self._dial(address)
             known = self._channels[address] = (channel, self._make_stub(channel))
         return known[1]
 
@@ -158,13 +167,14 @@ class Redirector(Generic[S]):
     ) -> T:
         """`send(stub, seconds)` until it works, is refused for good, or the time is over. Raises the refusal; then
         DeadlineExceeded, or for a `write` Unavailable (nothing was done) or Indeterminate (not known)."""
-        deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
+        now = asyncio.get_running_loop().time
+        deadline = now() + (self._timeout_s if timeout_s is None else timeout_s)
         others = itertools.cycle(self.addresses)
         address = self._preferred or next(others)
         unknown = False  # some attempt may have taken effect
         last: NoKVError | None = None
         for attempt in itertools.count():
-            left = deadline - time.monotonic()
+            left = deadline - now()
             if left <= 0:
                 break
             try:
@@ -184,7 +194,7 @@ class Redirector(Generic[S]):
                 address = following if following != address else next(others)
             else:
                 raise error
-            await asyncio.sleep(min(self.pause_s(attempt), max(0.0, deadline - time.monotonic())))
+            await asyncio.sleep(min(self.pause_s(attempt), max(0.0, deadline - now())))
         text = f"no {self._what} answered in time; the last one said: {last}"
         if not write:
             raise DeadlineExceeded(text)
@@ -200,7 +210,14 @@ class Redirector(Generic[S]):
 class RootClient:
     """One per event loop. `addresses` of any or all meta-roots."""
 
-    def __init__(self, addresses: Sequence[str], *, timeout_s: float = 5.0, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        *,
+        timeout_s: float = 5.0,
+        rng: random.Random | None = None,
+        dial: Dial = dial_plain,
+    ) -> None:
         self._timeout_s = timeout_s
         self._rng = rng if rng is not None else random.Random()
         self._roots: Redirector[Any] = Redirector(
@@ -209,6 +226,7 @@ class RootClient:
             "meta-root",
             timeout_s=timeout_s,
             rng=self._rng,
+            dial=dial,
         )
 
     # -- the log ------------------------------------------------------------------------------------------------------

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,15 +20,15 @@ from grpc_reflection.v1alpha import reflection
 
 from nokv.env.clock import SystemClock
 from nokv.env.files import OsFiles
-from nokv.env.ports import Clock, Files
+from nokv.env.ports import Clock, Executor, Files
 from nokv.errors import Corruption, ModeError, PreconditionFailed, Unavailable, UsageError
 from nokv.metaroot.checkpoints import CheckpointFiles, FoundCheckpoint
-from nokv.metaroot.client import MESSAGE_BYTES_MAX
+from nokv.metaroot.client import MESSAGE_BYTES_MAX, Dial, dial_plain
 from nokv.metaroot.machine import RootMachine
 from nokv.metaroot.node import RootNode
 from nokv.metaroot.service import RootService
 from nokv.metaroot.wire import decode_checkpoint, encode_checkpoint
-from nokv.multiraft.host import MultiRaftHost
+from nokv.multiraft.host import MultiRaftHost, exit_process
 from nokv.multiraft.raftlog import GroupLog, RaftLog
 from nokv.multiraft.transport import RaftTransport
 from nokv.pb import root_pb2, root_pb2_grpc
@@ -39,7 +38,7 @@ from nokv.raft.errors import SnapshotTemporarilyUnavailable
 from nokv.raft.rawnode import RaftStatus, RawNode
 from nokv.raft.types import ConfState, Entry, RaftSnapshot, SnapshotMetadata
 
-__all__ = ["ROOT_GROUP_ID", "SERVER_OPTIONS", "RootConfig", "RootServer", "add_common_services", "bind"]
+__all__ = ["ROOT_GROUP_ID", "SERVER_OPTIONS", "RootConfig", "RootServer", "ServerPorts", "add_common_services", "bind"]
 
 ROOT_GROUP_ID = 1
 INITIAL_INDEX = 1
@@ -93,6 +92,21 @@ def bind(server: grpc.aio.Server, address: str) -> str:
     return f"{address.rpartition(':')[0]}:{port}"
 
 
+@dataclass(slots=True)
+class ServerPorts:
+    """What joins a control-plane process to the world; the simulator passes its own. `executor` runs the engine's
+    background steps (None: threads), `transport(node_id, resolve)` carries Raft's messages."""
+
+    files: Files = field(default_factory=OsFiles)
+    clock: Clock = field(default_factory=SystemClock)
+    dice: random.Random = field(default_factory=random.SystemRandom)
+    executor: Executor | None = None
+    server: Callable[[], grpc.aio.Server] = lambda: grpc.aio.server(options=SERVER_OPTIONS)
+    dial: Dial = dial_plain
+    transport: Callable[[int, Callable[[int], str | None]], RaftTransport] = RaftTransport
+    on_fatal: Callable[[BaseException], None] = exit_process
+
+
 class _Group:
     """RaftGroup over a MultiRaftHost."""
 
@@ -116,17 +130,13 @@ class _Group:
 class RootServer:
     """start() and stop() once each, on the event loop that serves."""
 
-    def __init__(
-        self, config: RootConfig, *, files: Files | None = None, clock: Clock | None = None, seed: int | None = None
-    ) -> None:
+    def __init__(self, config: RootConfig, *, ports: ServerPorts | None = None) -> None:
         config.validate()
         self.config = config
         self.address = config.address
         self.node: RootNode | None = None
         self.damage: list[Corruption] = []
-        self._files: Files = files if files is not None else OsFiles()
-        self._clock: Clock = clock if clock is not None else SystemClock()
-        self._random = random.Random(seed if seed is not None else int.from_bytes(os.urandom(8), "big"))
+        self._ports = ports if ports is not None else ServerPorts()
         self._db: Any = None
         self._raftlog: RaftLog | None = None
         self._host: MultiRaftHost | None = None
@@ -156,8 +166,8 @@ class RootServer:
             config.node_id,
             members,
             machine,
-            self._clock,
-            self._random.getrandbits(31) << 32,
+            self._ports.clock,
+            self._ports.dice.getrandbits(31) << 32,
             on_applied=self._maybe_checkpoint,
             on_install=self._install,
         )
@@ -170,15 +180,19 @@ class RootServer:
                 disable_proposal_forwarding=True,
             ),
             group_log,
-            self._random.randrange,
+            self._ports.dice.randrange,
         )
-        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._server = self._ports.server()
         self.address = bind(self._server, config.address)
         if not config.peers:
             self.node.members[config.node_id] = self.address
-        self._transport = RaftTransport(config.node_id, members.get)
+        self._transport = self._ports.transport(config.node_id, members.get)
         self._host = MultiRaftHost(
-            self._raftlog, self._transport, asyncio.get_running_loop(), tick_interval_s=config.tick_interval_s
+            self._raftlog,
+            self._transport,
+            asyncio.get_running_loop(),
+            tick_interval_s=config.tick_interval_s,
+            on_fatal=self._ports.on_fatal,
         )
         self.node.group = _Group(self._host, raw)
         self._transport.attach(self._host, None)
@@ -217,7 +231,7 @@ class RootServer:
         import nokv
         from nokv.engine.mode import CLUSTER, STANDALONE, ModeRecord, read_mode, write_mode
 
-        workdir, files = self.config.workdir, self._files
+        workdir, files = self.config.workdir, self._ports.files
         files.makedirs(workdir)
         record = read_mode(workdir, files)
         if record.mode == STANDALONE:
@@ -228,7 +242,9 @@ class RootServer:
             raise ModeError(f"{workdir} belongs to a store, not to a meta-root", mode=record.mode)
         elif record.store_id != self.config.node_id:
             raise PreconditionFailed(f"{workdir} belongs to meta-root {record.store_id}, not {self.config.node_id}")
-        self._db = nokv.open(workdir, mode="cluster", files=files, wal_retainers=("raft",))
+        self._db = nokv.open(
+            workdir, mode="cluster", files=files, executor=self._ports.executor, wal_retainers=("raft",)
+        )
         self._checkpoints = CheckpointFiles(f"{workdir}/root", files)
 
     def _recover(self, raftlog: RaftLog, machine: RootMachine, conf_state: ConfState) -> GroupLog:

@@ -4,6 +4,7 @@ sleeps."""
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -12,7 +13,7 @@ from typing import TypeVar
 
 from nokv.errors import NoKVError
 from nokv.metaroot.client import RootClient
-from nokv.metaroot.server import RootConfig, RootServer
+from nokv.metaroot.server import RootConfig, RootServer, ServerPorts
 
 T = TypeVar("T")
 
@@ -83,7 +84,7 @@ class Roots:
         )
 
     async def start(self, node_id: int) -> RootServer:
-        server = RootServer(self.config(node_id), seed=node_id)
+        server = RootServer(self.config(node_id), ports=ServerPorts(dice=random.Random(node_id)))
         await server.start()
         self.servers[node_id] = server
         return server
