@@ -2,13 +2,17 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from nokv._ext.codec cimport put_varint, varint_size
-from nokv._ext.cursor cimport KIND_DELETE
+from nokv._ext.cursor cimport EXPIRY_SIZE, KIND_DELETE, KIND_EXPIRING_PUT, KIND_PUT, kind_expires
 
 cdef enum:
     BATCH_HEADER_SIZE = 12          # first sequence u64, count u32
     KEY_BYTES_MAX = 65536
     VALUE_BYTES_MAX = 0x3FFFFFFF
     BATCH_BYTES_MAX = 0x7FFFFFFF
+
+cdef inline bint record_is_known(int kind, uint64_t value_size) noexcept nogil:
+    """May a batch hold a record of this kind, with a stored value of this size?"""
+    return kind == KIND_PUT or kind == KIND_DELETE or (kind == KIND_EXPIRING_PUT and value_size >= EXPIRY_SIZE)
 
 # record: kind u8 | varint size of prefix | prefix = family u8, user key | unless a delete: varint size of value | value
 cdef inline uint64_t record_size(int kind, uint64_t key_size, uint64_t value_size) noexcept nogil:
@@ -41,8 +45,11 @@ cdef class WriteBatch:
     cdef bint frozen                # being written: nothing may be added
     cdef int family_max
     cdef object resolve
+    cdef object now_ms
     cdef int family_id(self, object family) except -1
     cdef int add(self, int kind, int family, bytes key, bytes value) except -1
 
 cdef bytes as_bytes(object value, str what)
-cdef int check_sizes(bytes key, bytes value) except -1
+cdef int check_sizes(bytes key, Py_ssize_t value_size) except -1
+cdef uint64_t expiry_of(object ttl, object now_ms) except 0
+cdef bytes with_expiry(uint64_t expiry, bytes value)

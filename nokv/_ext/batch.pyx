@@ -6,15 +6,18 @@ Layout: docs/formats/write_batch.md. Threads: one at a time; a batch that is bei
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy
 
 from nokv._ext.codec cimport Reader, left, put_fixed32, put_fixed64, read_byte, read_bytes, read_fixed32, read_fixed64
 from nokv._ext.codec cimport reader
-from nokv._ext.cursor cimport KIND_DELETE, KIND_PUT
+from nokv._ext.cursor cimport EXPIRY_SIZE, KIND_DELETE, KIND_EXPIRING_PUT, KIND_PUT, kind_expires
 
 from nokv.errors import BytesRequired, Corruption, UsageError
 
 KEY_BYTES_LIMIT = KEY_BYTES_MAX
 VALUE_BYTES_LIMIT = VALUE_BYTES_MAX
+TTL_MS_LIMIT = 1 << 48            # about 8,900 years
+EXPIRY_MS_LIMIT = 1 << 53         # a JSON reader keeps such a number whole
 
 
 cdef bytes as_bytes(object value, str what):
@@ -26,12 +29,34 @@ cdef bytes as_bytes(object value, str what):
     raise BytesRequired(f"{what} must be bytes, not {type(value).__name__}", hint=hint)
 
 
-cdef int check_sizes(bytes key, bytes value) except -1:
+cdef int check_sizes(bytes key, Py_ssize_t value_size) except -1:
     if PyBytes_GET_SIZE(key) > KEY_BYTES_MAX:
         raise UsageError(f"a key of {len(key)} bytes is too long", hint=f"keys have at most {KEY_BYTES_MAX} bytes")
-    if value is not None and PyBytes_GET_SIZE(value) > VALUE_BYTES_MAX:
-        raise UsageError(f"a value of {len(value)} bytes is too long", hint="values have at most 1 GiB - 1 bytes")
+    if value_size > VALUE_BYTES_MAX:
+        raise UsageError(f"a value of {value_size} bytes is too long", hint="values have at most 1 GiB - 1 bytes")
     return 0
+
+
+cdef uint64_t expiry_of(object ttl, object now_ms) except 0:
+    """The Unix millisecond at which a value put at `now_ms` with this time to live is absent."""
+    if type(ttl) is not int or not 0 < ttl <= TTL_MS_LIMIT:
+        raise UsageError(f"ttl={ttl!r} is no time to live",
+                         hint="milliseconds, an int from 1 to 2**48; None: the value does not expire")
+    return min(now_ms + ttl, EXPIRY_MS_LIMIT)
+
+
+def expiry_after(uint64_t now_ms, object ttl):
+    """The Unix millisecond at which a value put at `now_ms` with this time to live is absent. UsageError for a bad `ttl`."""
+    return expiry_of(ttl, now_ms)
+
+
+cdef bytes with_expiry(uint64_t expiry, bytes value):
+    """The stored value of an expiring put."""
+    cdef bytes stored = PyBytes_FromStringAndSize(NULL, PyBytes_GET_SIZE(value) + EXPIRY_SIZE)
+    cdef uint8_t* out = <uint8_t*>PyBytes_AS_STRING(stored)
+    put_fixed64(out, expiry)
+    memcpy(out + EXPIRY_SIZE, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+    return stored
 
 
 cdef class WriteBatch:
@@ -46,8 +71,10 @@ cdef class WriteBatch:
         self.count = 0
         self.family_max = 0
 
-    def __init__(self, *, resolve=None):
+    def __init__(self, *, resolve=None, now_ms=None):
+        """`resolve`: family name to id; `now_ms`: the clock that times to live count from. A database's `write_batch` gives both."""
         self.resolve = resolve
+        self.now_ms = now_ms
 
     def __dealloc__(self):
         free(self.data)
@@ -79,7 +106,7 @@ cdef class WriteBatch:
         if self.frozen:
             raise UsageError("the batch is being written")
         if key_size > KEY_BYTES_MAX or value_size > VALUE_BYTES_MAX:
-            check_sizes(key, value)
+            check_sizes(key, <Py_ssize_t>value_size - (EXPIRY_SIZE if kind_expires(kind) else 0))
         need = self.size + record_size(kind, key_size, value_size)
         if need > BATCH_BYTES_MAX:
             raise UsageError("the batch would be larger than 2 GiB", hint="write it in parts")
@@ -100,8 +127,24 @@ cdef class WriteBatch:
             self.family_max = family
         return 0
 
-    def put(self, key, value, family=None):
-        self.add(KIND_PUT, 0 if family is None else self.family_id(family), as_bytes(key, "key"), as_bytes(value, "value"))
+    def put(self, key, value, family=None, *, ttl=None, expires_at_ms=None):
+        """`ttl`: milliseconds from now on; or `expires_at_ms`: the Unix millisecond from which on the value is absent."""
+        cdef int number = 0 if family is None else self.family_id(family)
+        cdef uint64_t expiry
+        if ttl is None and expires_at_ms is None:
+            self.add(KIND_PUT, number, as_bytes(key, "key"), as_bytes(value, "value"))
+            return
+        if expires_at_ms is None:
+            if self.now_ms is None:
+                raise UsageError("this batch does not know the time", hint="use db.write_batch(), or expires_at_ms")
+            expiry = expiry_of(ttl, self.now_ms())
+        elif ttl is not None:
+            raise UsageError("ttl and expires_at_ms say the same thing twice", hint="give one of them")
+        elif type(expires_at_ms) is not int or not 0 < expires_at_ms <= EXPIRY_MS_LIMIT:
+            raise UsageError(f"expires_at_ms={expires_at_ms!r} is no moment", hint="Unix time in milliseconds, from 1 to 2**53")
+        else:
+            expiry = expires_at_ms
+        self.add(KIND_EXPIRING_PUT, number, as_bytes(key, "key"), with_expiry(expiry, as_bytes(value, "value")))
 
     def delete(self, key, family=None):
         self.add(KIND_DELETE, 0 if family is None else self.family_id(family), as_bytes(key, "key"), None)
@@ -148,7 +191,7 @@ cdef class WriteBatch:
 
 
 def decode_batch(const uint8_t[::1] payload not None):
-    """(first sequence, [(kind, family, key, value)]); Corruption with the offset inside the payload."""
+    """(first sequence, [(kind, family, key, stored value, None for a delete)]); Corruption with the offset inside the payload."""
     cdef Reader r = reader(&payload[0] if payload.shape[0] else NULL, <size_t>payload.shape[0])
     cdef size_t total = <size_t>payload.shape[0]
     cdef uint64_t sequence = 0
@@ -165,12 +208,12 @@ def decode_batch(const uint8_t[::1] payload not None):
         value_size = 0
         if not read_byte(&r, &kind) or not read_bytes(&r, &prefix, &prefix_size) or prefix_size == 0:
             raise Corruption("write batch ends inside a key", offset=total - left(&r))
-        if kind == KIND_PUT:
-            if not read_bytes(&r, &value, &value_size):
-                raise Corruption("write batch ends inside a value", offset=total - left(&r))
-        elif kind != KIND_DELETE:
-            raise Corruption("write batch has an unknown kind", offset=total - left(&r), found=kind)
-        found.append((kind, prefix[0], prefix[1:prefix_size], value[:value_size] if kind == KIND_PUT else None))
+        if kind != KIND_DELETE and not read_bytes(&r, &value, &value_size):
+            raise Corruption("write batch ends inside a value", offset=total - left(&r))
+        if not record_is_known(kind, value_size):
+            raise Corruption("write batch has an unknown kind, or a value that is none of its kind", offset=total - left(&r),
+                             found=kind)
+        found.append((kind, prefix[0], prefix[1:prefix_size], None if kind == KIND_DELETE else value[:value_size]))
     if left(&r):
         raise Corruption("write batch has bytes after its last record", offset=total - left(&r))
     return sequence, found

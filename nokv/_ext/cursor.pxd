@@ -101,6 +101,10 @@ cdef inline uint64_t read_expiry(const uint8_t* value) noexcept nogil:
         expiry |= <uint64_t>value[i] << (8 * i)
     return expiry
 
+cdef inline bint entry_is_sound(int kind, size_t value_size) noexcept nogil:
+    """May a table hold an entry of this kind, with a stored value of this size?"""
+    return kind == KIND_DELETE or (kind_is_value(kind) and (not kind_expires(kind) or value_size >= EXPIRY_SIZE))
+
 cdef inline int live_value(int kind, Slice* value, uint64_t now_ms) noexcept nogil:
     """What a stored entry is to a reader at `now_ms` (looked at for expiring kinds only): 1 a value, and `value` is now without
     its expiry (what is left of kinds 4 and 5 is a reference); 0 absent: deleted or expired; CURSOR_CORRUPT."""

@@ -26,6 +26,8 @@ cdef class Core:
     cdef readonly uint64_t newest_snapshot
     cdef uint64_t* live                 # sequences that are held, rising, one item per holder
     cdef Py_ssize_t live_count, live_capacity
+    cdef uint64_t* moments              # at which held views judge expiry, in no order
+    cdef Py_ssize_t moment_count, moment_capacity
     cdef readonly uint64_t puts, deletes, gets, hits, scans, batches, written_bytes
     cdef object __weakref__
     cdef int check_open(self) except -1
@@ -36,11 +38,14 @@ cdef class Core:
     cdef uint64_t view_time(self) except? 0
     cdef object user_value(self, View view, int kind, const Slice* value)
     cdef int write_one(self, int kind, uint8_t family, object key, object value, object sync) except -1
+    cdef int put_expiring(self, uint8_t family, object key, object value, object ttl, object sync) except -1
     cdef int _put_many(self, int family, object pairs, object sync) except -1
     cdef int write_payload(self, WriteBatch batch, bint log) except -1
     cdef int after_log(self, object sync) except -1
     cdef int hold(self, uint64_t sequence) except -1
     cdef void let_go(self, uint64_t sequence) noexcept
+    cdef int hold_moment(self, uint64_t now_ms) except -1
+    cdef void let_go_moment(self, uint64_t now_ms) noexcept
     cdef Cursor* open_cursor(self, View view) except NULL
     cdef object new_scan(self, uint8_t family, uint64_t sequence, uint64_t now_ms, start, end, prefix, bint reverse,
                          limit, bint keys, bint values)

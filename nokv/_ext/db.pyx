@@ -21,7 +21,10 @@ from nokv._ext.batch cimport (
     WriteBatch,
     as_bytes,
     check_sizes,
+    expiry_of,
+    record_is_known,
     record_size,
+    with_expiry,
     write_record,
 )
 from nokv._ext.blockcache cimport CachedBlock, release_block
@@ -29,7 +32,9 @@ from nokv._ext.codec cimport Reader, get_fixed32, get_fixed64, left, put_fixed32
 from nokv._ext.cursor cimport (
     CURSOR_NO_MEMORY,
     CURSOR_OK,
+    EXPIRY_SIZE,
     KIND_DELETE,
+    KIND_EXPIRING_PUT,
     KIND_PUT,
     TRAILER_SIZE,
     Cursor,
@@ -106,7 +111,7 @@ cdef inline object _result(Core core, View view, int found, int kind, Slice* val
 @cython.no_gc_clear          # what a cursor points into must outlive it, also when a cycle is collected
 cdef class Core:
     def __cinit__(self, *args, **kwargs):
-        self.live = NULL
+        self.live = self.moments = NULL
         self.live_count = self.live_capacity = 0
         self.state = STATE_CLOSED
         self.ready = False
@@ -114,6 +119,7 @@ cdef class Core:
 
     def __dealloc__(self):
         free(self.live)
+        free(self.moments)
 
     # -- what the Python subclass does --------------------------------------------------------------------------------
     def _make_room(self, size):
@@ -142,7 +148,48 @@ cdef class Core:
 
     cdef uint64_t view_time(self) except? 0:
         """The moment at which a view of now judges expiry; 0 while nothing in here can expire, and nobody asks."""
-        return self._now_ms() if self.expiring else 0
+        cdef uint64_t now_ms
+        if not self.expiring:
+            return 0
+        self.hold_moment(0)             # a compaction that asks meanwhile drops nothing that may be alive for us
+        try:
+            now_ms = self._now_ms()
+        finally:
+            self.let_go_moment(0)
+        return now_ms
+
+    cdef int hold_moment(self, uint64_t now_ms) except -1:
+        """What is alive at this moment stays until let_go_moment."""
+        cdef uint64_t* fresh
+        if self.moment_count == self.moment_capacity:
+            fresh = <uint64_t*>realloc(self.moments, sizeof(uint64_t) * (self.moment_capacity * 2 + 8))
+            if fresh == NULL:
+                raise MemoryError()
+            self.moments = fresh
+            self.moment_capacity = self.moment_capacity * 2 + 8
+        self.moments[self.moment_count] = now_ms
+        self.moment_count += 1
+        return 0
+
+    cdef void let_go_moment(self, uint64_t now_ms) noexcept:
+        cdef Py_ssize_t i
+        for i in range(self.moment_count):
+            if self.moments[i] == now_ms:
+                self.moment_count -= 1
+                self.moments[i] = self.moments[self.moment_count]
+                return
+
+    def _expired_ms(self):
+        """What expired at this moment is absent for everybody, now and later. 0: nothing is."""
+        cdef uint64_t horizon
+        cdef Py_ssize_t i
+        if not self.expiring:
+            return 0
+        horizon = self._now_ms()
+        for i in range(self.moment_count):
+            if self.moments[i] < horizon:
+                horizon = self.moments[i]
+        return horizon
 
     cdef inline object user_value(self, View view, int kind, const Slice* value):
         """The user's bytes of a value that `live_value` found alive."""
@@ -253,7 +300,7 @@ cdef class Core:
             value_size = <uint64_t>PyBytes_GET_SIZE(value)
             value_data = <const uint8_t*>PyBytes_AS_STRING(value)
         if key_size > KEY_BYTES_MAX or value_size > VALUE_BYTES_MAX:
-            check_sizes(key, value)
+            check_sizes(key, <Py_ssize_t>value_size - (EXPIRY_SIZE if kind_expires(kind) else 0))
         need = BATCH_HEADER_SIZE + record_size(kind, key_size, value_size)
         while True:
             if self.state != STATE_OPEN:
@@ -280,6 +327,8 @@ cdef class Core:
         if mem.add(self.sequence + 1, kind, prefix, key_size + 1, value_data, value_size, self.newest_snapshot) != CURSOR_OK:
             self._poison("out of memory after a record was logged")
             raise MemoryError()
+        if kind_expires(kind):
+            self.expiring = True
         self.sequence += 1
         self.written_bytes += key_size + value_size
         if kind == KIND_DELETE:
@@ -318,6 +367,8 @@ cdef class Core:
         if _insert(self.view.mem, batch.data, batch.size, self.newest_snapshot) != 1:
             self._poison("out of memory after a record was logged")
             raise MemoryError()
+        if self.view.mem.t.expiring:
+            self.expiring = True
         self.sequence += batch.count
         self.batches += 1
         self.puts += batch.count
@@ -368,9 +419,17 @@ cdef class Core:
                 self._prepare_segment()
             self.after_log(sync)
 
-    def put(self, key, value, *, sync=None):
-        """Store `value` under `key`. Survives the death of this process; with sync=True, power loss too."""
+    def put(self, key, value, *, ttl=None, sync=None):
+        """Store `value` under `key`. Survives the death of this process; with sync=True, power loss too. With `ttl` the key is
+        absent from that many milliseconds on."""
+        if ttl is not None:
+            self.put_expiring(0, key, value, ttl, sync)
+            return
         self.write_one(KIND_PUT, 0, key, value, sync)
+
+    cdef int put_expiring(self, uint8_t family, object key, object value, object ttl, object sync) except -1:
+        cdef uint64_t expiry = expiry_of(ttl, self._now_ms())
+        return self.write_one(KIND_EXPIRING_PUT, family, key, with_expiry(expiry, as_bytes(value, "value")), sync)
 
     def delete(self, key, *, sync=None):
         """Forget `key`, which need not exist."""
@@ -409,6 +468,8 @@ cdef class Core:
             if last <= flushed:
                 continue
             done = _insert(mem, data, size, 0)
+            if mem.t.expiring:
+                self.expiring = True
             if done == CURSOR_NO_MEMORY:
                 raise MemoryError()
             if done != 1:
@@ -576,10 +637,9 @@ cdef int _insert(MemTable mem, const uint8_t* data, size_t size, uint64_t newest
         value_size = 0
         if not read_byte(&r, &kind) or not read_bytes(&r, &prefix, &prefix_size) or prefix_size == 0:
             return 0
-        if kind == KIND_PUT:
-            if not read_bytes(&r, &value, &value_size):
-                return 0
-        elif kind != KIND_DELETE:
+        if kind != KIND_DELETE and not read_bytes(&r, &value, &value_size):
+            return 0
+        if not record_is_known(kind, value_size):
             return 0
         if mem.add(sequence + i, kind, prefix, prefix_size, value, value_size, newest_snapshot) != CURSOR_OK:
             return CURSOR_NO_MEMORY
@@ -621,6 +681,8 @@ cdef class Scan:
         self.chunk_size = CHUNK_FIRST
         core.hold(sequence)
         self.held = True
+        if now_ms:
+            core.hold_moment(now_ms)
         core.scans += 1
 
     def __dealloc__(self):
@@ -637,6 +699,8 @@ cdef class Scan:
         if self.held:
             self.held = False
             self.core.let_go(self.sequence)
+            if self.now_ms:
+                self.core.let_go_moment(self.now_ms)
         self.view = None
 
     def close(self):
@@ -850,6 +914,8 @@ cdef class Snapshot:
         self.sequence = core.sequence
         core.hold(self.sequence)
         self.open = True
+        if self.now_ms:
+            core.hold_moment(self.now_ms)
 
     def __dealloc__(self):
         self._release()
@@ -858,6 +924,8 @@ cdef class Snapshot:
         if self.open:
             self.open = False
             self.core.let_go(self.sequence)
+            if self.now_ms:
+                self.core.let_go_moment(self.now_ms)
 
     cdef int check(self) except -1:
         if not self.open:
@@ -953,7 +1021,10 @@ cdef class Family:
         cdef uint64_t now_ms = self.core.view_time()
         return self.core.read_many(<uint8_t>self.id, keys, self.core.sequence, now_ms)
 
-    def put(self, key, value, *, sync=None):
+    def put(self, key, value, *, ttl=None, sync=None):
+        if ttl is not None:
+            self.core.put_expiring(<uint8_t>self.id, key, value, ttl, sync)
+            return
         self.core.write_one(KIND_PUT, <uint8_t>self.id, key, value, sync)
 
     def delete(self, key, *, sync=None):

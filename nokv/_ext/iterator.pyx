@@ -16,7 +16,20 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy
 
 from nokv._ext.batch cimport as_bytes
-from nokv._ext.cursor cimport CURSOR_OK, KIND_DELETE, KIND_PUT, TRAILER_SIZE, Cursor, Slice, compare_bytes, live_value, read_trailer
+from nokv._ext.cursor cimport (
+    CURSOR_OK,
+    EXPIRY_SIZE,
+    KIND_DELETE,
+    KIND_PUT,
+    TRAILER_SIZE,
+    Cursor,
+    Slice,
+    compare_bytes,
+    kind_expires,
+    live_value,
+    read_expiry,
+    read_trailer,
+)
 from nokv._ext.db cimport Core, View
 from nokv._ext.version cimport Version
 
@@ -110,6 +123,8 @@ cdef class Iterator:
         self.now_ms = now_ms
         core.hold(self.sequence)
         self.held = True
+        if now_ms:
+            core.hold_moment(now_ms)
         self.view = core.view
         self.c = core.open_cursor(self.view)
 
@@ -128,6 +143,8 @@ cdef class Iterator:
         if self.held:
             self.held = False
             self.core.let_go(self.sequence)
+            if self.now_ms:
+                self.core.let_go_moment(self.now_ms)
         self.view = None
 
     cdef int check(self) except -1:
@@ -334,6 +351,12 @@ cdef class Iterator:
     def value(self):
         self.check_on()
         return self.core.user_value(self.view, self.kind, &self.value_slice)
+
+    @property
+    def expires_at_ms(self):
+        """The Unix millisecond from which on this entry is absent, or None."""
+        self.check_on()
+        return read_expiry(self.value_slice.data - EXPIRY_SIZE) if kind_expires(self.kind) else None
 
     @property
     def item(self):

@@ -31,6 +31,7 @@ cdef struct Table:                  # everything a cursor needs, without a Pytho
     uint64_t nodes
     uint64_t entries
     uint64_t deletes
+    uint64_t expiring               # entries with an expiry that were ever added
     Chunk* chunks
     uint8_t* free
     uint64_t free_size

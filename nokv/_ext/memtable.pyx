@@ -20,6 +20,7 @@ from nokv._ext.cursor cimport (
     CursorOps,
     Slice,
     compare_bytes,
+    kind_expires,
     put_trailer,
     read_trailer,
 )
@@ -273,6 +274,8 @@ cdef class MemTable:
         cdef Entry* newest
         cdef bint at_end = last == t.head or compare_bytes(_key(last), last.key_size, prefix, prefix_size) < 0
         cdef int height, level
+        if kind_expires(kind):
+            t.expiring += 1
         if not at_end:
             node = _lookup(t, prefix, prefix_size, hash)
         if node != NULL:

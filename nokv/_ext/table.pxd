@@ -54,6 +54,7 @@ cdef class Table:
     cdef readonly str path
     cdef readonly object meta           # manifest.edit.FileMeta, or None
     cdef readonly dict properties
+    cdef readonly uint32_t version      # of the format
     cdef BlockCache cache
     cdef object __weakref__
     cdef _damaged(self, uint64_t offset, str reason, expected=*, found=*)

@@ -6,12 +6,15 @@ from nokv.env.ports import Buffer
 
 MAGIC: bytes
 FORMAT_VERSION: int
+FORMAT_VERSION_PLAIN: int
+OPTIONAL_PROPERTIES: frozenset[str]
 PROPERTIES: dict[int, str]
 
 class Table:
     path: str
     meta: Any
     properties: dict[str, Any]
+    version: int
     def __init__(
         self, buffer: Buffer, path: str, cache: BlockCache, *, meta: object = None, global_sequence: int | None = None
     ) -> None: ...

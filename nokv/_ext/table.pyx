@@ -49,6 +49,7 @@ from nokv._ext.cursor cimport (
     TRAILER_SIZE,
     compare_bytes,
     compare_internal,
+    entry_is_sound,
     put_trailer,
     read_trailer,
 )
@@ -57,7 +58,8 @@ from nokv._ext.merge cimport OwnedCursor
 from nokv.errors import Corruption, NotSupported
 
 MAGIC = b"NOKVSST\x01"
-FORMAT_VERSION = 1
+FORMAT_VERSION_PLAIN = 1                # deletes and puts
+FORMAT_VERSION = 2                      # kinds above 1
 
 cdef enum:
     STACK_KEY = 512
@@ -562,8 +564,9 @@ cdef class Table:
             raise self._damaged(footer_offset, "this is not a table: wrong magic", MAGIC, bytes_of(footer + 56, 8))
         if crc32c(0, footer, 52) != get_fixed32(footer + 52):
             raise self._damaged(footer_offset, "the checksum of the footer does not match")
-        if get_fixed32(footer + 48) != FORMAT_VERSION:
-            raise NotSupported(f"{self.path}: table format version {get_fixed32(footer + 48)}, this program reads {FORMAT_VERSION}",
+        self.version = get_fixed32(footer + 48)
+        if not FORMAT_VERSION_PLAIN <= self.version <= FORMAT_VERSION:
+            raise NotSupported(f"{self.path}: table format version {self.version}, this program reads up to {FORMAT_VERSION}",
                                hint="open the directory with the release that wrote it, or a newer one")
         cdef uint64_t filter_offset = get_fixed64(footer)
         cdef uint64_t filter_size = get_fixed64(footer + 8)
@@ -612,6 +615,8 @@ cdef class Table:
             if not read_varint(&inner, &number) or left(&inner):
                 raise self._damaged(offset, f"the property {name} is not a number")
             found[name] = number
+        for name in OPTIONAL_PROPERTIES:
+            found.setdefault(name, 0)
         missing = [name for name in PROPERTIES.values() if name not in found]
         if missing:
             raise self._damaged(offset, f"the properties {', '.join(missing)} are missing")
@@ -735,6 +740,9 @@ cdef int verify_blocks(TableData* t, uint64_t* entries) noexcept nogil:
         if last.size and compare_internal(last, c.key) >= 0:
             bad_entry(tc, "the keys are not in order")
             break
+        if not entry_is_sound(<int>(read_trailer(c.key.data + c.key.size - TRAILER_SIZE) & 255), c.value.size):
+            bad_entry(tc, "an entry has an unknown kind, or a value that is none of its kind")
+            break
         if not t.has_global_sequence and compare_internal(c.key, t.index[tc.block].key) > 0:
             bad_entry(tc, "a key lies above its block's key in the index")
             break
@@ -777,5 +785,7 @@ PROPERTIES = {
     10: "created_ms",
     11: "external",
     12: "families",                     # of an external table: "id name" lines, so that nobody reads it under other ids
+    13: "expiring",                     # how many entries have an expiry
 }
+OPTIONAL_PROPERTIES = frozenset(("expiring",))      # numbers; absent: 0
 TEXT_PROPERTIES = frozenset((7, 8, 12))

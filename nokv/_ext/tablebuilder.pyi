@@ -7,7 +7,13 @@ from nokv.env.ports import WritableFile
 class VersionFilter:
     dropped: int
     def __init__(
-        self, snapshots: Iterable[int] = (), *, bottom: bool = False, export: bool = False, tombstones: bool = False
+        self,
+        snapshots: Iterable[int] = (),
+        *,
+        bottom: bool = False,
+        export: bool = False,
+        tombstones: bool = False,
+        now_ms: int = 0,
     ) -> None: ...
 
 class TableBuilder:
@@ -30,7 +36,7 @@ class TableBuilder:
     def fill(
         self, source: OwnedCursor, versions: VersionFilter, table_bytes: int, end: bytes | None = None
     ) -> bool: ...
-    def add(self, prefix: bytes, value: bytes | None, sequence: int = 0) -> None: ...
+    def add(self, prefix: bytes, value: bytes | None, sequence: int = 0, kind: int = 1) -> None: ...
     def finish(self) -> dict[str, Any]: ...
 
 def encode_properties(properties: dict[str, Any]) -> bytes: ...

@@ -7,6 +7,9 @@ so that tables of one level are disjoint by user key.
 What is left out (`fill`): a version is visible to a snapshot s if its sequence is <= s; of all versions of a key that the
 same set of snapshots sees only the newest is kept. `snapshots` is sorted; "now" is always one more. At the bottom (nothing
 older can exist below) a delete that is older than every snapshot goes too.
+
+A value whose expiry is not above `now_ms` is a delete to every reader from then on, and becomes one here: what lies below
+stays hidden. `now_ms` 0: nothing has expired.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -17,16 +20,21 @@ from libc.string cimport memcmp, memcpy, memset
 from nokv._ext.codec cimport put_fixed32, put_varint
 from nokv._ext.crc32c cimport crc32c
 from nokv._ext.cursor cimport (
+    CURSOR_CORRUPT,
     CURSOR_IO,
     CURSOR_NO_MEMORY,
     CURSOR_OK,
     Cursor,
     KIND_DELETE,
+    EXPIRY_SIZE,
     KIND_PUT,
     Slice,
     TRAILER_SIZE,
     compare_bytes,
+    kind_expires,
+    kind_is_value,
     put_trailer,
+    read_expiry,
     read_trailer,
 )
 from nokv._ext.merge cimport OwnedCursor
@@ -41,13 +49,16 @@ from nokv._ext.table cimport (
 
 import struct
 
-from nokv._ext.table import FORMAT_VERSION, MAGIC
-from nokv.errors import InvariantError, UsageError
+from nokv._ext.table import FORMAT_VERSION, FORMAT_VERSION_PLAIN, MAGIC, OPTIONAL_PROPERTIES
+from nokv.errors import Corruption, InvariantError, UsageError
 
 cdef enum:
     CHUNK = 1 << 20                     # raw bytes that gather before they are compressed and written
     FILL_MORE = 1                       # the table is full, the source has more
     FILL_DONE = 2
+    LEAVE_OUT = 0                       # what a VersionFilter says about an entry
+    KEEP = 1
+    KEEP_AS_DELETE = 2
     LINE = 64
     PROBES = 6
 
@@ -113,12 +124,14 @@ cdef class VersionFilter:
     cdef bint bottom
     cdef bint export
     cdef bint tombstones
+    cdef uint64_t now_ms
     cdef Buffer last                    # user key of the entry before
     cdef bint has_last
     cdef uint64_t last_sequence
     cdef readonly uint64_t dropped
 
-    def __init__(self, snapshots=(), *, bint bottom=False, bint export=False, bint tombstones=False):
+    def __init__(self, snapshots=(), *, bint bottom=False, bint export=False, bint tombstones=False,
+                 uint64_t now_ms=0):
         ordered = sorted(set(snapshots))
         if export and len(ordered) != 1:
             raise UsageError("an export needs exactly one snapshot")
@@ -131,6 +144,7 @@ cdef class VersionFilter:
         self.bottom = bottom
         self.export = export
         self.tombstones = tombstones
+        self.now_ms = now_ms
 
     def __dealloc__(self):
         free(self.snapshots)
@@ -149,12 +163,13 @@ cdef class VersionFilter:
                 high = middle
         return low
 
-    cdef int keep(self, const uint8_t* prefix, size_t size, uint64_t sequence, int kind) noexcept nogil:
-        """1 write it, 0 leave it out, < 0 CursorStatus."""
+    cdef int keep(self, const uint8_t* prefix, size_t size, uint64_t sequence, int kind, Slice value) noexcept nogil:
+        """LEAVE_OUT, KEEP, KEEP_AS_DELETE, or < 0 a CursorStatus."""
         cdef bint same = self.has_last and self.last.size == size and memcmp(self.last.data, prefix, size) == 0
         cdef uint64_t newer = self.last_sequence
+        cdef bint expired = False
         if self.export and sequence > self.snapshots[0]:
-            return 0                    # not visible yet: as if it were not there
+            return LEAVE_OUT            # not visible yet: as if it were not there
         if not same:
             self.last.size = 0
             if not append(&self.last, prefix, size):
@@ -163,11 +178,19 @@ cdef class VersionFilter:
         self.last_sequence = sequence
         if same and self.stripe(newer) == self.stripe(sequence):
             self.dropped += 1
-            return 0
+            return LEAVE_OUT
+        if not kind_is_value(kind) and kind != KIND_DELETE:
+            return CURSOR_CORRUPT
+        if kind_expires(kind):
+            if value.size < EXPIRY_SIZE:
+                return CURSOR_CORRUPT
+            if self.now_ms and read_expiry(value.data) <= self.now_ms and not self.tombstones:
+                kind = KIND_DELETE
+                expired = True
         if kind == KIND_DELETE and (self.export or (self.bottom and self.stripe(sequence) == 0)):
             self.dropped += 1
-            return 0
-        return 1
+            return LEAVE_OUT
+        return KEEP_AS_DELETE if expired else KEEP
 
 
 cdef class TableBuilder:
@@ -196,6 +219,8 @@ cdef class TableBuilder:
     cdef uint32_t file_crc
     cdef readonly uint64_t entries
     cdef readonly uint64_t deletes
+    cdef uint64_t expiring
+    cdef int last_kind                  # the largest kind in it: above KIND_PUT the format version is not the first one
     cdef uint64_t min_sequence
     cdef uint64_t max_sequence
     cdef uint64_t raw_bytes
@@ -333,6 +358,10 @@ cdef class TableBuilder:
         self.entries += 1
         if packed & 255 == KIND_DELETE:
             self.deletes += 1
+        elif packed & 255 != KIND_PUT:
+            self.expiring += kind_expires(<int>(packed & 255))
+            if <int>(packed & 255) > self.last_kind:
+                self.last_kind = <int>(packed & 255)
         if packed >> 8 < self.min_sequence:
             self.min_sequence = packed >> 8
         if packed >> 8 > self.max_sequence:
@@ -475,6 +504,8 @@ cdef class TableBuilder:
             raise error
         if status == CURSOR_NO_MEMORY:
             raise MemoryError
+        if status == CURSOR_CORRUPT:
+            raise Corruption("an entry has an unknown kind, or a value that is none of its kind")
         raise UsageError(f"an internal key may have at most {INTERNAL_KEY_SIZE_MAX} bytes")
 
     # -- the Python side ----------------------------------------------------------------------------------------------
@@ -500,18 +531,16 @@ cdef class TableBuilder:
         cdef size_t prefix_size
         cdef uint64_t packed
         cdef int status
-        cdef uint8_t[TRAILER_SIZE] zero_put
-        cdef uint8_t[TRAILER_SIZE] zero_delete
+        cdef uint8_t[TRAILER_SIZE] made
+        cdef bint as_delete
         cdef const uint8_t* trailer
-        put_trailer(zero_put, 0, KIND_PUT)
-        put_trailer(zero_delete, 0, KIND_DELETE)
         while c.valid:
             prefix_size = c.key.size - TRAILER_SIZE
             if end != NULL and compare_bytes(c.key.data, prefix_size, end, end_size) >= 0:
                 return FILL_DONE
             trailer = c.key.data + prefix_size
             packed = read_trailer(trailer)
-            status = versions.keep(c.key.data, prefix_size, packed >> 8, <int>(packed & 255))
+            status = versions.keep(c.key.data, prefix_size, packed >> 8, <int>(packed & 255), c.value)
             if status < 0:
                 return status
             if status:
@@ -519,19 +548,19 @@ cdef class TableBuilder:
                         self.last_key.size != c.key.size or memcmp(self.last_key.data, c.key.data, prefix_size) != 0):
                     versions.has_last = False       # this entry is looked at again, for the next table
                     return FILL_MORE
-                if not versions.export:
-                    status = self.add_entry(c.key.data, prefix_size, trailer, c.value.data, c.value.size)
-                elif versions.tombstones:
-                    status = self.add_entry(c.key.data, prefix_size, zero_delete, NULL, 0)
-                else:
-                    status = self.add_entry(c.key.data, prefix_size, zero_put, c.value.data, c.value.size)
+                as_delete = status == KEEP_AS_DELETE or versions.tombstones
+                if as_delete or versions.export:
+                    put_trailer(made, 0 if versions.export else packed >> 8,
+                                KIND_DELETE if as_delete else <int>(packed & 255))
+                    trailer = made
+                status = self.add_entry(c.key.data, prefix_size, trailer, c.value.data, 0 if as_delete else c.value.size)
                 if status != CURSOR_OK:
                     return status
             c.ops.next(c)
         return FILL_DONE if c.status == CURSOR_OK else c.status
 
-    def add(self, bytes prefix not None, value, uint64_t sequence=0):
-        """Append one entry by hand (`value` None: a delete). Keys rise; of one key the newest comes first."""
+    def add(self, bytes prefix not None, value, uint64_t sequence=0, int kind=KIND_PUT):
+        """Append one entry by hand (`value`: as stored; None: a delete). Keys rise; of one key the newest comes first."""
         cdef uint8_t[TRAILER_SIZE] trailer
         cdef const uint8_t* p = <const uint8_t*><const char*>prefix
         cdef size_t n = len(prefix)
@@ -540,7 +569,9 @@ cdef class TableBuilder:
         cdef int status
         if n == 0 or sequence >> 56:
             raise UsageError("an entry needs a family byte, and a sequence below 2**56")
-        put_trailer(trailer, sequence, KIND_DELETE if value is None else KIND_PUT)
+        if not kind_is_value(kind) or (kind_expires(kind) and value is not None and len(data) < EXPIRY_SIZE):
+            raise UsageError(f"kind {kind} with a stored value of {len(data)} bytes is no entry")
+        put_trailer(trailer, sequence, KIND_DELETE if value is None else kind)
         if self.entries:
             order = compare_bytes(self.last_key.data, self.last_key.size - TRAILER_SIZE, p, n)
             if order > 0 or (order == 0 and memcmp(self.last_key.data + self.last_key.size - TRAILER_SIZE, trailer, 8) >= 0):
@@ -576,7 +607,9 @@ cdef class TableBuilder:
             "created_ms": self.created_ms,
             "external": int(self.external),
             "families": self.families,
+            "expiring": self.expiring,
         }
+        version = FORMAT_VERSION_PLAIN if self.last_kind <= KIND_PUT else FORMAT_VERSION
         footer = []
         for payload in (None, encode_properties(properties), as_bytes(&self.index)):
             offset = self.written
@@ -584,7 +617,7 @@ cdef class TableBuilder:
                 payload = self._filter(offset)
             self._write_meta(payload)
             footer += [offset, len(payload)]
-        head = struct.pack("<6QI", *footer, FORMAT_VERSION)
+        head = struct.pack("<6QI", *footer, version)
         self._write(head + struct.pack("<I", crc32c(0, <const uint8_t*><const char*>(<bytes>head), len(head))) + MAGIC)
         properties["codec"] = self.compression
         properties["external"] = bool(self.external)
@@ -599,7 +632,9 @@ def encode_properties(properties):
 
     out = bytearray()
     for tag, name in PROPERTIES.items():
-        value = properties[name]
+        value = properties.get(name, 0) if name in OPTIONAL_PROPERTIES else properties[name]
+        if name in OPTIONAL_PROPERTIES and not value:
+            continue
         data = value if isinstance(value, bytes) else varint(value)
         out += varint(tag) + varint(len(data)) + data
     return bytes(out)

@@ -165,6 +165,7 @@ class DB(Core, MutableMapping[bytes, bytes]):
         mem.first_segment = max(log_number, segments[0])
         self.view = View(mem, (), self._versions.current)
         self.sequence = self._versions.last_sequence
+        self.expiring = self._versions.expiring
         self.family_count = max(self._versions.families.values(), default=0) + 1
         flushed = self._versions.last_sequence  # everything up to here is in tables
         for reader, end, segment_path in self._wal.readers(log_number):
@@ -307,7 +308,9 @@ class DB(Core, MutableMapping[bytes, bytes]):
                 return False
             mem = immutables[-1]
             following = immutables[-2] if len(immutables) > 1 else self.view.mem
-            meta = self._versions.write_level0(self._memtable_cursor(mem), snapshots=self.snapshot_sequences())
+            meta = self._versions.write_level0(
+                self._memtable_cursor(mem), snapshots=self.snapshot_sequences(), expired_ms=self._expired_ms()
+            )
             self._versions.apply(
                 VersionEdit(
                     added=[] if meta is None else [meta],
@@ -338,7 +341,7 @@ class DB(Core, MutableMapping[bytes, bytes]):
             more = True
             while more and self.state == 0 and not self._poisoned:
                 with self._compaction_mutex:
-                    more = self._versions.maybe_compact(self.snapshot_sequences())
+                    more = self._versions.maybe_compact(self.snapshot_sequences(), self._expired_ms())
                     self._install_version()
         except (OSError, MemoryError) as error:
             self._flush_error = error  # nothing was changed; the next flush tries again
@@ -368,7 +371,7 @@ class DB(Core, MutableMapping[bytes, bytes]):
         """Flush, then merge all tables into one level, compressed, without superseded versions and deletes."""
         self.flush()
         with self._compaction_mutex:
-            if self._versions.compact_all(self.snapshot_sequences()):
+            if self._versions.compact_all(self.snapshot_sequences(), self._expired_ms()):
                 self._install_version()
 
     def on_flush(self, callback: Callable[[], None]) -> None:
@@ -380,7 +383,7 @@ class DB(Core, MutableMapping[bytes, bytes]):
     def write_batch(self, sync: bool | None = None) -> Iterator[WriteBatch]:
         """Collect operations; they apply atomically at the end of the block, or not at all if it raises."""
         self._check_open()
-        batch = WriteBatch(resolve=self._family_id)
+        batch = WriteBatch(resolve=self._family_id, now_ms=self._now_ms)
         yield batch
         self.write(batch, sync=sync)
 
@@ -542,6 +545,7 @@ class DB(Core, MutableMapping[bytes, bytes]):
                 first = self.sequence + 1
                 sequences = list(range(first, first + len(groups)))
                 self._versions.ingest(groups, sequences)
+                self.expiring = self.expiring or self._versions.expiring
                 self._install_version()
                 if sequences:
                     self.sequence = sequences[-1]

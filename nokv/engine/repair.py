@@ -39,7 +39,7 @@ __all__ = ["CheckReport", "RepairReport", "check", "destroy", "repair"]
 
 LOST = "lost"
 CHUNK = 1024
-PUT = 1
+DELETE = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -443,7 +443,7 @@ class _Repair:
     def _salvage_log(self) -> list[FileMeta]:
         """What the readable part of the log holds beyond the tables, as a table of level 0."""
         found = self.found
-        newest: dict[bytes, tuple[int, bytes | None]] = {}
+        newest: dict[bytes, tuple[int, int, bytes | None]] = {}
         flushed = found.last_sequence
         reserved = {number: name for name, number in RESERVED_FAMILIES.items()}
         try:
@@ -454,7 +454,7 @@ class _Repair:
                 self.recovered += 1
                 for offset, (kind, family, key, value) in enumerate(operations):
                     self._name_family(family, reserved)
-                    newest[bytes((family,)) + key] = (first + offset, value if kind == PUT else None)
+                    newest[bytes((family,)) + key] = (first + offset, kind, value)
         except Corruption as error:  # a record whose checksum holds and whose content does not
             found.problems.append(str(error))
         self.notes.append("writes after the damage in the log are lost; the log lies in lost/")
@@ -467,8 +467,11 @@ class _Repair:
             written,
         ):
             for prefix in sorted(newest):
-                sequence, value = newest[prefix]
-                builder.add(prefix, value, sequence)
+                sequence, kind, value = newest[prefix]
+                if kind == DELETE:
+                    builder.add(prefix, None, sequence)
+                else:
+                    builder.add(prefix, value, sequence, kind)
         meta = written.meta(0)
         found.last_sequence = max(found.last_sequence, meta.max_sequence)
         return [meta]

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from nokv._ext.batch import KEY_BYTES_LIMIT, VALUE_BYTES_LIMIT, WriteBatch
+from nokv._ext.batch import KEY_BYTES_LIMIT, VALUE_BYTES_LIMIT, WriteBatch, expiry_after
 from nokv._ext.iterator import changed
 from nokv.env.ports import Buffer
 from nokv.errors import BytesRequired, Closed, Conflict, UsageError
@@ -57,6 +57,7 @@ class Transaction:
         self._keys: set[tuple[int, bytes]] = set()
         self._ranges: list[Bound] = []
         self._writes: dict[int, dict[bytes, bytes | None]] = {}
+        self._expiries: dict[tuple[int, bytes], int] = {}  # Unix ms, of the written values that expire
         self._open = True
 
     # -- reads --------------------------------------------------------------------------------------------------------
@@ -146,10 +147,15 @@ class Transaction:
         bound[1], bound[2] = first, last
 
     # -- writes -------------------------------------------------------------------------------------------------------
-    def put(self, key: Buffer, value: Buffer, *, family: Family | str | int | None = None) -> None:
-        """Visible to this transaction at once, to others after the commit."""
+    def put(
+        self, key: Buffer, value: Buffer, *, ttl: int | None = None, family: Family | str | int | None = None
+    ) -> None:
+        """Visible to this transaction at once and until it ends, to others after the commit. `ttl`: milliseconds from
+        now, not from the commit, after which the key is absent."""
         self._check()
-        self._write(key, as_bytes(value, "value"), family)
+        self._write(
+            key, as_bytes(value, "value"), family, None if ttl is None else expiry_after(self._db._now_ms(), ttl)
+        )
 
     def delete(self, key: Buffer, *, family: Family | str | int | None = None) -> None:
         """Forget `key`, which need not exist."""
@@ -165,7 +171,9 @@ class Transaction:
         for key, value in pairs.items() if isinstance(pairs, dict) else pairs:
             self.put(key, value, family=family)
 
-    def _write(self, key: Buffer, value: bytes | None, family: Family | str | int | None) -> None:
+    def _write(
+        self, key: Buffer, value: bytes | None, family: Family | str | int | None, expires_at_ms: int | None = None
+    ) -> None:
         key = as_bytes(key, "key")
         if len(key) > KEY_BYTES_LIMIT:
             raise UsageError(
@@ -173,7 +181,12 @@ class Transaction:
             )
         if value is not None and len(value) > VALUE_BYTES_LIMIT:
             raise UsageError(f"a value of {len(value)} bytes is too long", hint="values have at most 1 GiB - 1 bytes")
-        self._writes.setdefault(self._family(family), {})[key] = value
+        number = self._family(family)
+        self._writes.setdefault(number, {})[key] = value
+        if expires_at_ms is not None:
+            self._expiries[number, key] = expires_at_ms
+        else:
+            self._expiries.pop((number, key), None)
 
     # -- the end ------------------------------------------------------------------------------------------------------
     def commit(self) -> None:
@@ -189,7 +202,7 @@ class Transaction:
                         if value is None:
                             batch.delete(key, family)
                         else:
-                            batch.put(key, value, family)
+                            batch.put(key, value, family, expires_at_ms=self._expiries.get((family, key)))
                 self._db.write_if(batch, self._unchanged, sync=self._sync)
         finally:
             self.rollback()
@@ -222,6 +235,7 @@ class Transaction:
             self._keys.clear()
             self._ranges.clear()
             self._writes.clear()
+            self._expiries.clear()
 
     @property
     def closed(self) -> bool:

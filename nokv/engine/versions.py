@@ -303,14 +303,16 @@ class VersionSet:
         raise UsageError(f"all {FAMILIES_MAX - FIRST_FREE_FAMILY + 1} families are in use")
 
     # -- flush and compaction -----------------------------------------------------------------------------------------
-    def write_level0(self, source: OwnedCursor, *, snapshots: Iterable[int] = ()) -> FileMeta | None:
+    def write_level0(
+        self, source: OwnedCursor, *, snapshots: Iterable[int] = (), expired_ms: int = 0
+    ) -> FileMeta | None:
         """Everything in `source` (a memtable, or a merge of some) as one level-0 table, synced. None if it is empty.
         The caller applies VersionEdit(added=[meta], log_number=...)."""
         source.seek_first()
         written = write_tables(
             self.files,
             source,
-            VersionFilter(snapshots),
+            VersionFilter(snapshots, now_ms=expired_ms),
             self.options,
             next_file=self.new_file,
             compression="none",
@@ -324,31 +326,33 @@ class VersionSet:
     def pick(self) -> Compaction | None:
         return pick_compaction(self.current.files(), self.options, self._turns)
 
-    def maybe_compact(self, snapshots: Iterable[int] = ()) -> bool:
+    def maybe_compact(self, snapshots: Iterable[int] = (), expired_ms: int = 0) -> bool:
         """One compaction step if a level exceeds its bound. `snapshots`: the sequences of all live snapshots, taken
-        after any reader that may still appear could not get an older one. True: something was done, ask again."""
+        after any reader that may still appear could not get an older one; `expired_ms`: a moment that no reader looks
+        behind (0: none). True: something was done, ask again."""
         compaction = self.pick()
         if compaction is None:
             self.remove_obsolete()
             return False
-        self.run(compaction, snapshots)
+        self.run(compaction, snapshots, expired_ms)
         return True
 
-    def compact_all(self, snapshots: Iterable[int] = ()) -> bool:
+    def compact_all(self, snapshots: Iterable[int] = (), expired_ms: int = 0) -> bool:
         """Everything into one level. False if there is nothing."""
         compaction = pick_everything(self.current.files())
         if compaction is None:
             return False
-        self.run(compaction, snapshots)
+        self.run(compaction, snapshots, expired_ms)
         return True
 
-    def run(self, compaction: Compaction, snapshots: Iterable[int]) -> None:
+    def run(self, compaction: Compaction, snapshots: Iterable[int], expired_ms: int = 0) -> None:
         edit = run_compaction(
             compaction,
             self.current,
             self.files,
             self.options,
             snapshots=snapshots,
+            expired_ms=expired_ms,
             next_file=self.new_file,
             created_ms=self._now_ms(),
         )
@@ -497,6 +501,11 @@ class VersionSet:
         assert all(f.max_sequence <= self.last_sequence for level in self.current.files() for f in level)
         newest_first = [f.max_sequence for f in self.current.files()[0]]
         assert newest_first == sorted(newest_first, reverse=True)
+
+    @property
+    def expiring(self) -> bool:
+        """Does any table hold a value that expires?"""
+        return any(table.properties["expiring"] for tables in self.current.levels for table in tables)
 
     def _now_ms(self) -> int:
         return self._clock.time_ms() if self._clock is not None else 0

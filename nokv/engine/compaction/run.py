@@ -23,6 +23,7 @@ def run_compaction(
     options: LsmOptions,
     *,
     snapshots: Iterable[int],
+    expired_ms: int,
     next_file: Callable[[], tuple[int, str]],
     created_ms: int,
 ) -> VersionEdit:
@@ -39,7 +40,7 @@ def run_compaction(
     written = write_tables(
         files,
         source,
-        VersionFilter(snapshots, bottom=compaction.bottom),
+        VersionFilter(snapshots, bottom=compaction.bottom, now_ms=expired_ms),
         options,
         next_file=next_file,
         compression=options.compression if compaction.compress else "none",

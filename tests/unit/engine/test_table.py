@@ -445,9 +445,9 @@ def test_a_newer_format_is_not_called_damaged() -> None:
 
     data = bytearray(build(SAMPLE))
     start = len(data) - 64
-    data[start + 48] = 2
+    data[start + 48] = 3
     data[start + 52 : start + 56] = struct.pack("<I", crc32c(bytes(data[start : start + 52])))
-    with pytest.raises(NotSupported, match="version 2"):
+    with pytest.raises(NotSupported, match="version 3"):
         opened(bytes(data))
 
 
