@@ -6,7 +6,8 @@ import pytest
 
 from nokv.testing.sim.__main__ import main
 from nokv.testing.sim.mutants import MUTANTS
-from nokv.testing.sim.raft import RaftSim, Violation
+from nokv.testing.sim.raft import RaftSim
+from nokv.testing.sim.values import Violation
 
 FOUND_BY: dict[int, str] = {
     2: "a restarted single voter read at a commit index older than what it had answered",

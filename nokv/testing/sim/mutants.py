@@ -11,7 +11,7 @@ from nokv.raft import Entry, Message, MessageType, RaftSnapshot
 from nokv.raft.core import RaftCore
 from nokv.raft.log import RaftLog
 from nokv.raft.quorum import Configuration, VoteResult
-from nokv.testing.sim.raft import Bugs
+from nokv.testing.sim.values import Bugs
 
 __all__ = ["MUTANTS"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nokv.testing.sim.mutants import MUTANTS
-from nokv.testing.sim.raft import RaftSim, SimReport, Violation
+from nokv.testing.sim.raft import RaftSim
+from nokv.testing.sim.values import SimReport, Violation
 
 __all__ = ["Outcome", "first_found", "run_seed"]
 

@@ -1,4 +1,4 @@
-"""The plain-file log: crashes at every operation, torn tails, corrupt middles, failing disks, bad bytes. RAFT-14, R2."""
+"""The plain-file log: crashes at every operation, torn tails, corrupt middles, failing disks. RAFT-14, R2."""
 
 from __future__ import annotations
 

@@ -1,0 +1,75 @@
+"""What a seed decides before anything happens: which faults there are, and how often (swarm testing)."""
+
+from __future__ import annotations
+
+import random
+
+from nokv.testing.sim.values import Bugs
+
+__all__ = ["Options"]
+
+
+class Options:
+    """Drawn once. A schedule with every fault at once hides what two of them do."""
+
+    def __init__(self, draw: random.Random, bugs: Bugs) -> None:
+        self.voter_count = draw.choice((1, 2, 3, 3, 3, 3, 5, 5))
+        self.changes = draw.random() < 0.5
+        self.node_count = min(self.voter_count + (2 if self.changes else 0), 6)
+        self.lease = draw.random() < 0.2 or bugs.lease
+        self.asynchronous = draw.random() < 0.3
+        self.early_appends = draw.random() < 0.5
+        self.disk_latency = draw.choice((0, 20, 100, 300))
+        self.safe_elections = self.changes or self.lease or draw.random() < 0.7
+        self.loss = draw.choice((0, 0, 3, 10, 30))
+        self.duplication = draw.choice((0, 0, 10, 50))
+        self.long_delay = draw.choice((0, 0, 2, 10))
+        self.keep_entries = draw.choice((0, 2, 10))
+        self.compact_every = draw.choice((4, 10, 30, 1 << 30))
+        self.skew = draw.choice((0, 5, 10))
+        self.client_count = draw.choice((3, 5, 8))
+        self.crash_in_ready = draw.choice((0, 0, 3, 15))
+        self.message_size = draw.choice((1, 1, 64, 1 << 20))
+        self.inflight = draw.choice((1, 1, 4, 256))
+        self.strike = draw.random() < 0.3
+        kinds = [
+            "crash",
+            "cut_one",
+            "cut_half",
+            "cut_one_way",
+            "pause",
+            "transfer",
+            "campaign",
+            "forget",
+            "unreachable",
+        ]
+        self.kinds = [kind for kind in kinds if draw.random() < 0.6] or ["crash"]
+        if self.changes:
+            self.kinds += ["change", "change"]
+        if self.lease and not bugs.lease_reads_with_pauses:
+            # A pause is a clock that stands still: outside the bound that lease reads are promised under.
+            self.kinds = [kind for kind in self.kinds if kind != "pause"] or ["crash"]
+        elif bugs.lease_reads_with_pauses:
+            self.kinds += ["pause", "pause", "pause"]
+        self.fault_gap = draw.choice((150, 400, 800, 1500))
+        # A leader that is removed from two voters and steps down at once may leave the other with a shorter log than
+        # its own, unable to win and unable to learn that it is alone now. So: never below three, or no stepping down.
+        self.step_down = self.voter_count >= 3 and draw.random() < 0.6
+        self.voters_min = 3 if self.step_down else 1
+        if self.strike:
+            self._draw_strikes(draw)
+
+    def _draw_strikes(self, draw: random.Random) -> None:
+        """A profile of its own: leaders live a few message delays, and reach only some of the others."""
+        if not self.changes:
+            self.voter_count = self.node_count = draw.choice((3, 5, 5))
+        elif self.voter_count < 3:
+            self.voter_count, self.node_count = 3, 5
+        if not self.changes and not self.lease:
+            self.safe_elections = False
+        self.message_size = self.inflight = 1
+        self.loss = draw.choice((0, 3))
+        self.disk_latency = draw.choice((0, 20, 100))
+        self.long_delay = draw.choice((0, 10, 20))
+        self.fault_gap = 300 if self.changes else 1500
+        self.leader_life = draw.choice((150, 400, 1500)) if self.changes else 400

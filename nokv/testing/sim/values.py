@@ -1,0 +1,141 @@
+"""The values of a simulated group: what one node is, what its state machine holds, what a schedule reports."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from nokv.raft import ConfState, Message, RawNode
+from nokv.raft.core import RaftCore
+from nokv.testing.linearizability import Operation
+from nokv.testing.sim.disk import SimDisk
+
+__all__ = [
+    "ELECTION",
+    "ELECTION_TICKS",
+    "HEARTBEAT_TICKS",
+    "KEYS",
+    "REQUEST",
+    "TICK",
+    "Bugs",
+    "Machine",
+    "Pending",
+    "SimNode",
+    "SimReport",
+    "Violation",
+]
+
+TICK = 100
+ELECTION_TICKS = 10
+HEARTBEAT_TICKS = 2
+ELECTION = TICK * ELECTION_TICKS
+KEYS = 2
+REQUEST = struct.Struct("<IIB I")
+
+
+class Violation(AssertionError):
+    """An invariant does not hold. The message says which, and what was seen."""
+
+
+@dataclass(slots=True)
+class Bugs:
+    """What a planted bug changes outside the state machine itself, and the class that it puts in its place."""
+
+    core: type[RaftCore] = RaftCore
+    never_sync_votes: bool = False
+    answer_before_sync: bool = False
+    restart_forgets_vote: bool = False
+    lease: bool = False
+    """Only schedules with lease reads show it."""
+    lease_reads_with_pauses: bool = False
+
+
+@dataclass(slots=True)
+class SimReport:
+    seed: int
+    trace: int
+    events: int
+    faults: dict[str, int]
+    operations: int
+    entries: int
+    healed_after: int
+
+
+@dataclass(slots=True)
+class Pending:
+    """An operation that a client waits for."""
+
+    process: int
+    number: int
+    key: int
+    value: int | None
+    operation: Operation
+    deadline: int
+
+
+class Machine:
+    """The replicated registers: (value, version) per key, and the last request of each client (requests may repeat)."""
+
+    __slots__ = ("answers", "registers")
+
+    def __init__(self) -> None:
+        self.registers: list[tuple[int, int]] = [(0, 0)] * KEYS
+        self.answers: dict[int, int] = {}
+
+    def apply(self, data: bytes) -> tuple[int, int, int] | None:
+        """(process, number, version), or None for an entry without a request or one seen before."""
+        if not data:
+            return None
+        process, number, key, value = REQUEST.unpack(data)
+        if self.answers.get(process, 0) >= number:
+            return None
+        version = self.registers[key][1] + 1
+        self.registers[key] = (value, version)
+        self.answers[process] = number
+        return process, number, version
+
+    def dump(self) -> bytes:
+        return repr((self.registers, self.answers)).encode()
+
+    @classmethod
+    def load(cls, data: bytes) -> Machine:
+        machine = cls()
+        if data:
+            # The simulator's own bytes, made by `dump` of this process.
+            registers, answers = data.decode().split("], {", 1)
+            numbers = [int(n) for n in registers.replace("([", "").replace("(", "").replace(")", "").split(",")]
+            machine.registers = list(zip(numbers[::2], numbers[1::2], strict=True))
+            pairs = answers.rstrip("})")
+            machine.answers = dict(tuple(map(int, pair.split(":"))) for pair in pairs.split(",") if pair)  # type: ignore[misc]
+        return machine
+
+    def digest(self) -> int:
+        return zlib.crc32(repr(self.registers).encode())
+
+
+@dataclass(slots=True)
+class SimNode:
+    id: int
+    disk: SimDisk
+    raw: RawNode | None = None
+    machine: Machine = field(default_factory=Machine)
+    applied: int = 0
+    applied_term: int = 0
+    conf_state: ConfState = field(default_factory=ConfState)
+    life: int = 0
+    """Counts starts; events of an earlier life are void."""
+    paused_until: int = 0
+    held: list[Callable[[], None]] = field(default_factory=list)
+    tick_interval: int = TICK
+    busy: bool = False
+    """A Ready was taken and is not done yet."""
+    reads: dict[bytes, Pending] = field(default_factory=dict)
+    confirmed: list[tuple[int, Pending]] = field(default_factory=list)
+    puts: dict[tuple[int, int], Pending] = field(default_factory=dict)
+    append_work: list[Message] = field(default_factory=list)
+    apply_work: list[Message] = field(default_factory=list)
+    seen_term: int = 0
+    seen_commit: int = 0
+    checked_commit: int = 0
