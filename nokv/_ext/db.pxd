@@ -33,6 +33,7 @@ cdef class Core:
     cdef int check_open(self) except -1
     # `now_ms`: the moment of the view (0 for a single read: the clock is asked if it matters)
     cdef object read(self, uint8_t family, object key, uint64_t sequence, object default, uint64_t now_ms)
+    cdef object read_in(self, View view, uint8_t family, object key, uint64_t sequence, object default, uint64_t now_ms)
     cdef list read_many(self, uint8_t family, object keys, uint64_t sequence, uint64_t now_ms)
     cdef uint64_t now_ms(self) except? 0
     cdef uint64_t view_time(self) except? 0

@@ -47,7 +47,7 @@ from nokv._ext.cursor cimport (
 from nokv._ext.memtable cimport MemTable, hash_prefix
 from nokv._ext.merge cimport OwnedCursor, merge_cursors
 from nokv._ext.version cimport Version
-from nokv._ext.wal cimport RECORD_BATCH, SegmentReader, SegmentWriter, WalCore
+from nokv._ext.wal cimport RECORD_BATCH, LiveSegmentReader, SegmentReader, SegmentWriter, WalCore
 
 from nokv.errors import Closed, Corruption, NotFound, UsageError
 
@@ -207,13 +207,15 @@ cdef class Core:
 
     # -- reads --------------------------------------------------------------------------------------------------------
     cdef object read(self, uint8_t family, object key, uint64_t sequence, object default, uint64_t now_ms):
+        return self.read_in(self.view, family, key, sequence, default, now_ms)
+
+    cdef object read_in(self, View view, uint8_t family, object key, uint64_t sequence, object default, uint64_t now_ms):
         cdef uint8_t small[KEY_ON_STACK]
         cdef uint8_t* prefix = small
         cdef size_t size
         cdef Slice value
         cdef int kind = 0, found
         cdef CachedBlock* pin = NULL
-        cdef View view
         if self.state != STATE_OPEN:
             self.check_open()
         if type(key) is not bytes:
@@ -227,7 +229,6 @@ cdef class Core:
                 raise MemoryError()
         prefix[0] = family
         memcpy(prefix + 1, PyBytes_AS_STRING(key), size - 1)
-        view = self.view
         self.gets += 1
         try:
             found = _search(view, prefix, size, sequence, &value, &kind, &pin)
@@ -237,13 +238,14 @@ cdef class Core:
                 free(prefix)
 
     cdef list read_many(self, uint8_t family, object keys, uint64_t sequence, uint64_t now_ms):
+        cdef View view = self.view          # first: it belongs to `sequence`, and a reader's refresh may replace both
         cdef list items = list(keys)        # a copy: whoever runs meanwhile may change the caller's list
         cdef Py_ssize_t count = len(items), i
         cdef list results = [None] * count
         self.hold(sequence)         # reading a block may let writers run: what we see must not be superseded in place
         try:
             for i in range(count):
-                results[i] = self.read(family, items[i], sequence, None, now_ms)
+                results[i] = self.read_in(view, family, items[i], sequence, None, now_ms)
         finally:
             self.let_go(sequence)
         return results
@@ -476,6 +478,56 @@ cdef class Core:
                 raise Corruption("write batch is malformed", path=path, offset=offset)
             if last > self.sequence:
                 self.sequence = last
+
+    def _follow_segment(self, LiveSegmentReader segment not None, MemTable mem not None, uint64_t end, uint64_t flushed,
+                        uint64_t last, uint64_t room, str path):
+        """A reader beside a writer: insert into `mem`, until it uses `room` bytes, what `segment` holds, but batches that are in
+        tables (sequence <= flushed). Nothing is published, and no version that is visible now gives way. `last`: the newest
+        sequence in `mem`, or 0. Returns (first, last, gap): the sequences inserted, and whether some are missing between."""
+        cdef const uint8_t* data = NULL
+        cdef uint32_t size = 0
+        cdef uint64_t offset, begin, stop, first = 0
+        cdef int record_type = 0, done
+        cdef bint gap = False
+        while mem.t.used < room:
+            offset = segment.offset
+            if not segment.next(end, &record_type, &data, &size):
+                if segment.no_memory:
+                    raise MemoryError()
+                break
+            if record_type != RECORD_BATCH:
+                continue
+            if size < BATCH_HEADER_SIZE:
+                raise Corruption("write batch has no header", path=path, offset=offset)
+            begin = get_fixed64(data)
+            stop = begin + get_fixed32(data + 8) - 1
+            if stop <= flushed:
+                continue
+            done = _insert(mem, data, size, self.sequence)
+            if done == CURSOR_NO_MEMORY:
+                raise MemoryError()
+            if done != 1:
+                raise Corruption("write batch is malformed", path=path, offset=offset)
+            if last != 0 and begin != last + 1:
+                gap = True
+            if first == 0:
+                first = begin
+            last = stop
+        return first, last, gap
+
+    def _publish(self, View view not None, uint64_t sequence):
+        """Both at once: no read sees one without the other."""
+        cdef View old = self.view           # let go of at the end: that may run other threads
+        self.sequence = sequence
+        self.view = view
+
+    def _stand_at(self, Core other not None):
+        """See what `other` sees now, from here on."""
+        self.view = other.view
+        self.sequence = other.sequence
+        self.family_count = other.family_count
+        self.expiring = other.expiring
+        self.state = other.state
 
     def _memtable_cursor(self, MemTable mem not None):
         """For the flush: every entry of a memtable that takes no more writes."""

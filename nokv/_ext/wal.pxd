@@ -38,3 +38,8 @@ cdef class SegmentReader:
     cdef int _at(self, uint64_t offset, uint32_t* length, int* record_type) noexcept nogil
     cdef bint next(self, uint64_t stop, int* record_type, const uint8_t** payload, uint32_t* length) noexcept nogil
     cdef bint _zeros(self, uint64_t start, uint64_t end) noexcept nogil
+
+cdef class LiveSegmentReader(SegmentReader):
+    cdef uint8_t* copy
+    cdef uint64_t copy_room
+    cdef bint no_memory             # why `next` said False

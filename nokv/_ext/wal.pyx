@@ -12,6 +12,7 @@ the GIL from the check for room to the new end, so a mapped segment needs no loc
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyObject_GetBuffer, PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from nokv._ext.crc32c cimport crc32c
@@ -315,3 +316,43 @@ cdef class SegmentReader:
                 else:
                     offset += RECORD_ALIGN
         return count, (mark_segment, mark_offset) if marked else None
+
+
+cdef class LiveSegmentReader(SegmentReader):
+    """Records of a segment that another process may be writing, or may free and use for something else, meanwhile: each record is
+    copied before it is checked, and what `next` shows is the copy. It is good until the next call."""
+
+    def __dealloc__(self):
+        free(self.copy)
+
+    cdef bint next(self, uint64_t stop, int* record_type, const uint8_t** payload, uint32_t* length) noexcept nogil:
+        cdef uint64_t at = self.offset, size = <uint64_t>self.data.shape[0], n
+        cdef const uint8_t* p
+        cdef uint8_t[RECORD_HEADER_SIZE] header
+        cdef uint8_t* fresh
+        self.no_memory = False
+        if at >= stop or at > size or size - at < RECORD_HEADER_SIZE:
+            return False
+        p = &self.data[at]
+        memcpy(header, p, RECORD_HEADER_SIZE)
+        if (_get64(header) | _get64(header + 8)) == 0 or _header_crc(self.number, at, header) != _get32(header + 12):
+            return False
+        n = _get32(header + 4)
+        if n > size - at - RECORD_HEADER_SIZE:
+            return False
+        if n > self.copy_room:
+            fresh = <uint8_t*>realloc(self.copy, n)
+            if fresh == NULL:
+                self.no_memory = True
+                return False
+            self.copy = fresh
+            self.copy_room = n
+        if n:
+            memcpy(self.copy, p + RECORD_HEADER_SIZE, n)
+        if crc32c(_get32(header + 12), self.copy, n) != _get32(header):
+            return False
+        record_type[0] = header[8]
+        length[0] = <uint32_t>n
+        payload[0] = self.copy
+        self.offset = _align(at + RECORD_HEADER_SIZE + n)
+        return True

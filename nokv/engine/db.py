@@ -34,7 +34,7 @@ from nokv.engine.options import EngineOptions, make_options
 from nokv.engine.sst.external import ExportedFile
 from nokv.engine.sst.options import LsmOptions
 from nokv.engine.versions import VerifyReport, VersionSet
-from nokv.engine.wal import ReadOnlyWal, Wal
+from nokv.engine.wal import Wal
 from nokv.engine.wal.log import changed
 from nokv.env.clock import SystemClock
 from nokv.env.executor import ThreadExecutor
@@ -146,13 +146,9 @@ class DB(Core, MutableMapping[bytes, bytes]):
         if fresh:
             # The log comes first: a directory with a manifest and no log has lost it.
             self._wal = Wal(self._files, wal_path, self._options.wal_segment_bytes, retainers)
-        self._versions = VersionSet(
-            self.path, self._files, self._lsm_options, clock=self._clock, read_only=self._read_only
-        )
+        self._versions = VersionSet(self.path, self._files, self._lsm_options, clock=self._clock)
         self._versions.recover(create=fresh)
-        if self._read_only:
-            self._wal = ReadOnlyWal(self._files, wal_path)
-        elif not fresh:
+        if not fresh:
             self._wal = Wal(self._files, wal_path, self._options.wal_segment_bytes, retainers, create=False)
         self.wal = self._wal
         log_number = self._versions.log_number
@@ -553,6 +549,12 @@ class DB(Core, MutableMapping[bytes, bytes]):
                 self.ready = not self._poisoned
         self._submit_compaction()
 
+    def refresh(self) -> bool:
+        """With read_only=True: see what the writer has done since. False if that is nothing. A database that is open
+        for writing sees everything at once."""
+        self._check_open()
+        return False
+
     def verify(self) -> VerifyReport:
         """Read and check every byte of every table. Damage is in the report, not raised."""
         self._check_open()
@@ -821,7 +823,8 @@ def open_db(
 
     durability: what a finished write survives without `sync=True`. "process": the death of this process. "interval":
     power loss too, but for the last 100 ms. "sync": power loss. `sync=True` on a call always means power loss.
-    read_only: look at a directory that nobody has open for writing; several processes may. Nothing on disk changes.
+    read_only: look at a directory, also while another process writes it: a frozen, consistent view of this moment,
+    which `db.refresh()` moves forward. Takes no lock, changes nothing on disk; as many as you like.
     `mode` is the directory mode that the caller understands; an application leaves it alone.
 
     Raises NotFound (no database and create=False), Locked, ModeError, Corruption (with file and offset), UsageError.
@@ -881,13 +884,24 @@ def _open(
     if not create and not files.exists(f"{path}/CURRENT"):
         raise NotFound(f"{path} holds no database", hint="create=True makes one")
     check_open(path, mode, read_mode(path, files))
-    try:
-        lock = files.lock(f"{path}/{LOCK_FILE}", shared=read_only)
-    except BlockingIOError:
-        raise Locked(f"{path} is open in another process, or twice in this one", hint="close the other one") from None
+    lock: DirectoryLock
+    kind: type[DB]
+    if read_only:
+        from nokv.engine.reader import NoLock, Reader
+
+        lock, kind = NoLock(), Reader
+    else:
+        kind = DB
+        try:
+            lock = files.lock(f"{path}/{LOCK_FILE}")
+        except BlockingIOError:
+            raise Locked(
+                f"{path} is open in another process, or twice in this one",
+                hint="close the other one, or look at it with read_only=True",
+            ) from None
     try:
         check_open(path, mode, read_mode(path, files))  # again: it may have changed before we held the lock
-        db = DB(
+        db = kind(
             path,
             files=files,
             clock=clock if clock is not None else SystemClock(),

@@ -70,12 +70,13 @@ class VersionSet:
         *,
         clock: Clock | None = None,
         read_only: bool = False,
+        cache: BlockCache | None = None,
     ) -> None:
         self.path = path
         self.files = files
         self.options = options or LsmOptions()
         self.read_only = read_only
-        self.cache = BlockCache(self.options.block_cache_bytes)
+        self.cache = cache if cache is not None else BlockCache(self.options.block_cache_bytes)
         self.current = Version([[] for _ in range(self.options.levels_max)])
         self.families: dict[str, int] = {"plain": 0}
         self.log_number = 0
@@ -96,9 +97,9 @@ class VersionSet:
         self._failed = ""
 
     # -- opening ------------------------------------------------------------------------------------------------------
-    def recover(self, *, create: bool = True) -> bool:
-        """Read CURRENT, the manifest and every table's frame. True if this made a new directory. On any error nothing
-        on disk has changed."""
+    def recover(self, *, create: bool = True, opened: dict[int, Table] | None = None) -> bool:
+        """Read CURRENT, the manifest and every table's frame (but of those in `opened`, which takes the others in).
+        True if this made a new directory. On any error nothing on disk has changed."""
         names = self.files.listdir(self.path)
         try:
             self._manifest_name = read_current(self.files, join(self.path, CURRENT))
@@ -112,7 +113,7 @@ class VersionSet:
         metas: dict[int, FileMeta] = {}
         for edit in edits:
             self._fold(edit, metas, manifest_path)
-        self.current = self._version(metas.values(), {})
+        self.current = self._version(metas.values(), {} if opened is None else opened)
         used = [number, *(n for n in map(_file_number, names) if n is not None), *metas]
         self._next_file_number = max(self._next_file_number, *(n + 1 for n in used))
         if torn is None and not self.read_only:
@@ -194,7 +195,8 @@ class VersionSet:
         table = opened.get(meta.number)
         if table is not None and table.meta == meta:
             return table
-        return open_table(self.files, join(self.path, table_name(meta.number)), self.cache, meta)
+        opened[meta.number] = open_table(self.files, join(self.path, table_name(meta.number)), self.cache, meta)
+        return opened[meta.number]
 
     # -- changing -----------------------------------------------------------------------------------------------------
     def new_file(self) -> tuple[int, str]:

@@ -149,14 +149,16 @@ class OsFiles:
         return OsWritableFile(path)
 
     def open_log(self, path: str, capacity: int, *, recycle: str | None = None) -> MappedLogFile:
+        if recycle is not None and os.stat(recycle).st_size != capacity:
+            os.unlink(recycle)  # never cut a file short: a reader may have it mapped
+            recycle = None
         if recycle is not None:
             os.rename(recycle, path)
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         else:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
-            if os.fstat(fd).st_size != capacity:
-                os.ftruncate(fd, 0)
+            if recycle is None:
                 _allocate(fd, capacity)
             file = MappedLogFile(path, fd, capacity)
             if recycle is None:

@@ -91,9 +91,9 @@ def _read_info(number: int, path: str, data: Buffer) -> SegmentInfo | None:
     """The segment's header; None if none was written whole: a file prepared and not used, or hit by a crash at once."""
     reader = SegmentReader(data, number)
     state = reader.state()
-    if state != "record":
-        if reader.evidence(0)[0] == 0:
-            return None
+    if state != "record" and reader.evidence(0)[0] == 0:
+        return None
+    if state != "record" and reader.state() != "record":  # else a writer has just written it
         expected, found = reader.checksums()
         raise Corruption("segment header is damaged", path=path, offset=0, expected=expected, found=found)
     ((_, record_type, payload),) = reader.records(None, 1, 1)
@@ -149,13 +149,15 @@ def recover(files: Files, directory: str) -> RecoveredLog:
         following = chain[index + 1] if index + 1 < len(chain) else None
         stop = None if following is None else _read_link(following, data[following.number], info.number)
         reader = SegmentReader(data[info.number], info.number, DATA_START)
-        reader.skip_valid(info.capacity if stop is None else stop)
-        info.end = reader.offset
+        later = chain[index + 1 :]
+        while True:
+            reader.skip_valid(info.capacity if stop is None else stop)
+            info.end = reader.offset
+            # The log ends here, whether it was meant to (no used segment follows) or not.
+            if reader.offset == stop or _may_end(info, reader, data, [s.number for s in later]):
+                break
         if reader.offset == stop:
             continue
-        later = chain[index + 1 :]
-        # The log ends here, whether it was meant to (no used segment follows) or not.
-        _check_end(info, reader, data, [s.number for s in later])
         log.leftovers = sorted(log.leftovers + [(s.number, s.path) for s in later])
         chain = chain[: index + 1]
         break
@@ -183,16 +185,18 @@ def _read_link(info: SegmentInfo, data: Buffer, previous: int) -> int | None:
     return int(end)
 
 
-def _check_end(info: SegmentInfo, reader: SegmentReader, data: dict[int, Buffer], later: list[int]) -> None:
-    """The first record that does not check out is at reader.offset. Return if the log may end there, raise Corruption
-    if not."""
+def _may_end(info: SegmentInfo, reader: SegmentReader, data: dict[int, Buffer], later: list[int]) -> bool:
+    """The first record that does not check out is at reader.offset. True if the log may end there, Corruption if not;
+    False if the record checks out now: somebody is writing, and whatever follows a record was written after it."""
     cut = reader.offset
     evidence = [reader.evidence(cut)]
     evidence += [SegmentReader(data[number], number).evidence(0) for number in later]
     synced = any(mark is not None and mark > (info.number, cut) for _, mark in evidence)
     follows = evidence[0][0] + sum(max(0, count - 1) for count, _ in evidence[1:])  # every segment has its header
     if not synced and (not follows or reader.looks_unwritten()):
-        return
+        return True
+    if reader.state() == "record" and reader.offset < info.capacity:
+        return False
     expected: object = None
     found: object = None
     if reader.state().startswith("bad"):
