@@ -23,10 +23,11 @@ One turn, for every group that has something to do (durable first, then tell, th
 
     propose -> Ready -> leaders' MsgApp out -> one RaftLog.save, one sync -> other messages -> apply -> advance
 
-Everything that meets in one iteration of the event loop becomes one turn; the next gathers while this one is synced. A
-leader's MsgApp leaves before its own sync (thesis 10.2.1) but only in a term that is durable already; votes and answers
-never do. An idle group costs its tick and nothing else. One thread: the scheduler's. The sync runs on that thread by
-default (measured to be as fast as a thread hop); pass `offload` to run it elsewhere.
+Everything that meets in one iteration of the event loop becomes one turn; the next gathers while this one is synced.
+A leader's MsgApp leaves before its own sync (thesis 10.2.1) but only in a term that is durable already; votes and
+answers never do. A quiet group (`RaftConfig.quiet_after_ticks`) costs nothing at all: no tick, and one beat per pair
+of processes stands for the heartbeats of all of them (`liveness.py`). One thread: the scheduler's. The sync runs on
+that thread by default (measured to be as fast as a thread hop); pass `offload` to run it elsewhere.
 
 A failure while saving or applying calls `on_fatal` and stops the host for good; the default prints the error and ends
 the process with status 70, before anything else can be written or promised.
@@ -39,12 +40,14 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from nokv.errors import InvariantError, UsageError
+from nokv.errors import Corruption, InvariantError, UsageError
+from nokv.multiraft.liveness import BEAT_GROUP_ID, StoreLiveness, decode_beat
 from nokv.multiraft.ports import GroupCallbacks, Network, Scheduler, TimerHandle
 from nokv.multiraft.raftlog import RaftLog, SaveItem
 from nokv.multiraft.wire import GroupMessage
 from nokv.raft.confchange import ConfChange, ConfChangeV2
 from nokv.raft.errors import ProposalDropped, StepRejected
+from nokv.raft.quorum import VoteResult
 from nokv.raft.rawnode import RaftStatus, RawNode
 from nokv.raft.types import Message, MessageType, NodeRole, Ready
 
@@ -64,7 +67,19 @@ def exit_process(error: BaseException) -> None:
 
 
 class _Group:
-    __slots__ = ("callbacks", "dirty", "group_id", "held", "installed", "leads", "log", "node", "proposals", "removed")
+    __slots__ = (
+        "callbacks",
+        "dirty",
+        "group_id",
+        "held",
+        "installed",
+        "leads",
+        "log",
+        "node",
+        "proposals",
+        "removed",
+        "resting",
+    )
 
     def __init__(self, group_id: int, node: RawNode, callbacks: GroupCallbacks) -> None:
         self.group_id = group_id
@@ -76,6 +91,7 @@ class _Group:
         self.leads = False
         self.held: Ready | None = None  # waits for its snapshot to be installed
         self.installed = False
+        self.resting = False  # quiet, and known to be: not ticked, vouched for by beats
 
 
 class MultiRaftHost:
@@ -90,10 +106,13 @@ class MultiRaftHost:
         on_unknown_group: Callable[[int, int, Message], None] | None = None,
         on_fatal: Callable[[BaseException], None] = exit_process,
         offload: Offload | None = None,
+        silent_ticks: int = 10,
+        beat_ticks: int = 2,
     ) -> None:
         """`node_of(group_id, peer_id)` names the process a peer lives in (default: peer ids are node ids); None if it
         is not known, then the process that the peer last wrote from. `on_unknown_group(from_node, group_id, message)`
-        may `add_group`; the message is stepped if it did."""
+        may `add_group`; the message is stepped if it did. `silent_ticks` (an election timeout) without a word from a
+        process wake the quiet groups that are led from there; `beat_ticks` is how often processes write for them."""
         if tick_interval_s <= 0:
             raise UsageError("tick_interval_s must be positive")
         self.raftlog = raftlog
@@ -106,6 +125,8 @@ class MultiRaftHost:
         self._on_fatal = on_fatal
         self._offload = offload
         self._groups: dict[int, _Group] = {}
+        self._awake: dict[int, _Group] = {}
+        self._liveness = StoreLiveness(silent_ticks=silent_ticks, beat_ticks=beat_ticks)
         self._routes: dict[tuple[int, int], int] = {}
         self._dirty: list[_Group] = []
         self._batch: list[tuple[_Group, Ready]] = []
@@ -115,6 +136,9 @@ class MultiRaftHost:
         self._stopped = False
         self._timer: TimerHandle | None = None
         self.ticks = 0
+        self.group_ticks = 0
+        self.beats_sent = 0
+        self.beats_received = 0
         self.turns = 0
         self.readies = 0
         self.synced_turns = 0
@@ -147,18 +171,77 @@ class MultiRaftHost:
         self.tick()
 
     def tick(self) -> None:
-        """One unit of Raft time for every group."""
+        """One unit of Raft time for every group that is awake."""
         self.ticks += 1
-        for group in self._groups.values():
+        self.group_ticks += len(self._awake)
+        for group in self._awake.values():
             group.node.tick()
-            if not group.dirty and group.node.has_ready():
+            if not group.dirty and (group.node.has_ready() or group.node.quiet):
                 self._mark(group)
+        verdict = self._liveness.tick()
+        for node_id, beat in verdict.beats:
+            self._network.send(node_id, [(BEAT_GROUP_ID, Message(MessageType.HEARTBEAT, to=node_id, context=beat))])
+        self.beats_sent += len(verdict.beats)
+        for group_id in verdict.wake:
+            self._wake(self._groups[group_id])
+        for group_id in verdict.doubt:
+            if not self._hears_quorum(self._groups[group_id]):
+                self._wake(self._groups[group_id])
+
+    # -- quiet groups -------------------------------------------------------------------------------------------------
+    def _wake(self, group: _Group) -> None:
+        group.node.wake(self._liveness.unheard_ticks(group.group_id))
+        self._mark(group)
+
+    def _hears_quorum(self, group: _Group) -> bool:
+        core = group.node.core
+        heard = {}
+        for peer_id in core.progress:
+            process = self._process_of(group.group_id, peer_id)
+            heard[peer_id] = peer_id == core.id or (process is not None and not self._liveness.is_silent(process))
+        return core.membership.vote_result(heard) is VoteResult.WON
+
+    def _follow_activity(self, group: _Group) -> None:
+        """The node went quiet or woke up: stop or begin to tick it, and tell for whom we vouch."""
+        node = group.node
+        if node.quiet is group.resting or group.removed:
+            return
+        group.resting = not group.resting
+        if not group.resting:
+            self._awake[group.group_id] = group
+            self._liveness.wake(group.group_id)
+            return
+        core = node.core
+        others = [i for i in core.progress if i != core.id] if core.leader == core.id else [core.leader]
+        processes = {peer_id: self._process_of(group.group_id, peer_id) for peer_id in others}
+        known = {peer_id: process for peer_id, process in processes.items() if process is not None}
+        if len(known) < len(others):  # then nobody could vouch
+            group.resting = False
+            node.wake()
+            return
+        if core.leader == core.id:
+            self._liveness.rest_as_leader(group.group_id, core.term, core.id, known)
+        else:
+            self._liveness.rest_as_follower(group.group_id, core.term, core.leader, core.id, known[core.leader])
+        del self._awake[group.group_id]
+
+    def _on_beat(self, from_node: int, message: Message) -> None:
+        try:
+            beat = decode_beat(message.context)
+        except Corruption:
+            self.messages_rejected += 1
+            return
+        self.beats_received += 1
+        for group_id in self._liveness.beat(from_node, beat):
+            self._wake(self._groups[group_id])
 
     # -- groups -------------------------------------------------------------------------------------------------------
     def add_group(self, group_id: int, node: RawNode, callbacks: GroupCallbacks) -> None:
         if group_id in self._groups:
             raise UsageError(f"raft group {group_id} runs already")
-        group = self._groups[group_id] = _Group(group_id, node, callbacks)
+        if group_id == BEAT_GROUP_ID:
+            raise UsageError("raft group ids begin at 1: messages of group 0 are between two processes")
+        group = self._groups[group_id] = self._awake[group_id] = _Group(group_id, node, callbacks)
         group.leads = node.status().role is NodeRole.LEADER
         self._mark(group)
 
@@ -167,6 +250,8 @@ class MultiRaftHost:
         group = self._groups.pop(group_id, None)
         if group is not None:
             group.removed = True
+            self._awake.pop(group_id, None)
+            self._liveness.wake(group_id)
             for route in [route for route in self._routes if route[0] == group_id]:
                 del self._routes[route]
 
@@ -223,10 +308,14 @@ class MultiRaftHost:
         if self._stopped or self.failure is not None:
             return
         self.messages_received += len(messages)
+        self._liveness.heard(from_node)
         groups = self._groups
         for group_id, message in messages:
             group = groups.get(group_id)
             if group is None:
+                if group_id == BEAT_GROUP_ID:
+                    self._on_beat(from_node, message)
+                    continue
                 if self._on_unknown_group is not None:
                     self._on_unknown_group(from_node, group_id, message)
                 group = groups.get(group_id)
@@ -269,6 +358,7 @@ class MultiRaftHost:
                 group.dirty = False
                 if not group.removed:
                     ready = self._take_ready(group)
+                    self._follow_activity(group)
                     if ready is not None:
                         self._batch.append((group, ready))
                         self._sort_messages(group, ready, early)
@@ -329,19 +419,15 @@ class MultiRaftHost:
             if message.type is MessageType.SNAP:
                 self._send_snapshot(group, message)
                 continue
-            node_id = self._node_of(group.group_id, message.to)
+            node_id = self._process_of(group.group_id, message.to)
             if node_id is None:
-                node_id = self._routes.get((group.group_id, message.to))
-                if node_id is None:
-                    self.messages_unroutable += 1
-                    continue
+                self.messages_unroutable += 1
+                continue
             goes = nothing_to_save or (appends_may_go and message.type is MessageType.APP)
             (early if goes else self._late).setdefault(node_id, []).append((group.group_id, message))
 
     def _send_snapshot(self, group: _Group, message: Message) -> None:
-        node_id = self._node_of(group.group_id, message.to)
-        if node_id is None:
-            node_id = self._routes.get((group.group_id, message.to))
+        node_id = self._process_of(group.group_id, message.to)
         peer_id = message.to
 
         def done(accepted: bool) -> None:
@@ -411,6 +497,7 @@ class MultiRaftHost:
                 if group.removed:
                     continue
                 group.node.advance(ready)
+                self._follow_activity(group)
                 if ready.read_states:
                     group.callbacks.on_read_states(ready.read_states)
                 if not group.dirty and (group.proposals or group.node.has_ready()):
@@ -422,6 +509,10 @@ class MultiRaftHost:
         if self._dirty:
             self._schedule()
 
+    def _process_of(self, group_id: int, peer_id: int) -> int | None:
+        node_id = self._node_of(group_id, peer_id)
+        return node_id if node_id is not None else self._routes.get((group_id, peer_id))
+
     # -- inside -------------------------------------------------------------------------------------------------------
     def _find(self, group_id: int) -> _Group:
         if self.failure is not None:
@@ -432,8 +523,12 @@ class MultiRaftHost:
         return group
 
     def _step(self, group: _Group, message: Message) -> None:
+        node = group.node
         try:
-            group.node.step(message)
+            if group.resting and node.core.leader not in (node.id, message.sender):
+                # Somebody else than the leader: how long the leader's process has been silent decides what we answer.
+                node.wake(self._liveness.unheard_ticks(group.group_id))
+            node.step(message)
         except (StepRejected, ProposalDropped):
             self.messages_rejected += 1
         except BaseException as error:
@@ -442,6 +537,8 @@ class MultiRaftHost:
         self._mark(group)
 
     def _mark(self, group: _Group) -> None:
+        if group.resting:
+            self._follow_activity(group)
         if not group.dirty:
             group.dirty = True
             self._dirty.append(group)
@@ -466,7 +563,11 @@ class MultiRaftHost:
         return {
             "groups": len(self._groups),
             "groups_leading": sum(group.leads for group in self._groups.values()),
+            "groups_quiet": len(self._groups) - len(self._awake),
             "ticks": self.ticks,
+            "group_ticks": self.group_ticks,
+            "beats_sent": self.beats_sent,
+            "beats_received": self.beats_received,
             "turns": self.turns,
             "readies": self.readies,
             "saves": self.raftlog.saves,

@@ -53,6 +53,9 @@ class RaftConfig:
     disable_proposal_forwarding: bool = False
     disable_conf_change_validation: bool = False
     step_down_on_removal: bool = False
+    quiet_after_ticks: int = 0
+    """A leader that had nothing to do for so many ticks lets its group go quiet (docs/raft.md says what the driver owes
+    it). 0: never, and no leader can talk this member into it."""
     logger: RaftLogger | None = None
 
     def validate(self) -> None:
@@ -64,6 +67,8 @@ class RaftConfig:
             raise UsageError("heartbeat_ticks must be at least 1")
         if self.election_ticks <= self.heartbeat_ticks:
             raise UsageError("election_ticks must be greater than heartbeat_ticks")
+        if self.quiet_after_ticks < 0:
+            raise UsageError("quiet_after_ticks must not be negative")
         if self.max_inflight_msgs < 1:
             raise UsageError("max_inflight_msgs must be at least 1")
         if self.max_inflight_bytes < self.max_size_per_msg:

@@ -23,6 +23,7 @@ from nokv.raft.config import RaftConfig, ReadMode
 from nokv.raft.errors import Compacted, ConfChangeError, ProposalDropped, SnapshotTemporarilyUnavailable
 from nokv.raft.log import RaftLog
 from nokv.raft.progress import Inflights, Progress, ProgressMap, ProgressState
+from nokv.raft.quiet import QUIET_TRANSITIONS, Activity, follower_may_rest, leader_may_rest, leaves_quiet
 from nokv.raft.quorum import Configuration, VoteResult
 from nokv.raft.reads import ReadRounds
 from nokv.raft.storage import LogStorage, entry_size_bytes
@@ -63,6 +64,7 @@ _STORAGE_APPEND_RESP = MessageType.STORAGE_APPEND_RESP
 _STORAGE_APPLY_RESP = MessageType.STORAGE_APPLY_RESP
 _FOLLOWER, _CANDIDATE, _LEADER, _PRE_CANDIDATE = NodeRole
 _PROBE, _REPLICATE, _SNAPSHOT = ProgressState
+_AWAKE, _QUIET_LEADER, _QUIET_FOLLOWER = Activity
 _FROM_LEADER = (_APP, _HEARTBEAT, _SNAP)
 _VOTES = (_VOTE, _PRE_VOTE)
 _VOTE_ANSWERS = (_VOTE_RESP, _PRE_VOTE_RESP)
@@ -76,12 +78,14 @@ class RaftCore:
         "_role_step",
         "_superseded",
         "_transfer_sent",
+        "activity",
         "after_append",
         "boot_ticks",
         "config",
         "election_elapsed",
         "heartbeat_elapsed",
         "id",
+        "idle_ticks",
         "is_learner",
         "lead_transferee",
         "leader",
@@ -127,6 +131,8 @@ class RaftCore:
         self.election_elapsed = 0
         self.heartbeat_elapsed = 0
         self.leading_ticks = 0
+        self.activity = _AWAKE
+        self.idle_ticks = 0
         self.randomized_election_ticks = 0
         # A node that was part of a term may have promised a lease before it started again: it waits that promise out.
         promised = config.read_mode is ReadMode.LEASE and (hard_state.term > 0 or config.async_storage_writes)
@@ -167,6 +173,8 @@ class RaftCore:
         self.log.check()
         assert self.role is not _LEADER or self.leader == self.id
         assert self.role is not _FOLLOWER or self.leader != self.id
+        assert self.activity is not _QUIET_LEADER or (self.role is _LEADER and not self.lease_valid())
+        assert self.activity is not _QUIET_FOLLOWER or (self.role is _FOLLOWER and self.leader != NO_NODE)
         for progress in self.progress.values():
             assert progress.match < progress.next
 
@@ -175,6 +183,8 @@ class RaftCore:
 
     # -- time ----------------------------------------------------------------------------------------------------------
     def tick(self) -> None:
+        if self.activity is not _AWAKE:
+            return
         if self.boot_ticks:
             self.boot_ticks -= 1
         if self.role is _LEADER:
@@ -197,9 +207,50 @@ class RaftCore:
                     return
             # The transfer had a whole election timeout. Take proposals again.
             self.lead_transferee = NO_NODE
+        if self.config.quiet_after_ticks:
+            self.idle_ticks += 1
+            if self.idle_ticks >= self.config.quiet_after_ticks and leader_may_rest(self):
+                self._rest()
+                return
         if self.heartbeat_elapsed >= self.config.heartbeat_ticks:
             self.heartbeat_elapsed = 0
             self._broadcast_heartbeat()
+
+    def _rest(self) -> None:
+        """Tell the members that nothing will come, and go quiet. Whoever misses it asks, and that wakes us."""
+        self._enter_activity(_QUIET_LEADER)
+        # A lease is counted in ticks, and there are none now. Neither may a late answer to an earlier round renew it.
+        self.lease_since = -1
+        self.read_rounds.abandon()
+        last_term, last_index = self.log.last_id()
+        for node_id in sorted(self.progress):
+            if node_id != self.id:
+                notice = Message(_HEARTBEAT, to=node_id, index=last_index, log_term=last_term, commit=last_index)
+                self._send(notice)
+
+    def wake(self, unheard_ticks: int = 0) -> None:
+        """End the rest, if there is one. `unheard_ticks` of our own have passed without news of the leader."""
+        if self.activity is _AWAKE:
+            return
+        leads = self.activity is _QUIET_LEADER
+        self._enter_activity(_AWAKE)
+        self.idle_ticks = 0
+        if not leads:
+            # They count against the leader, but a member's dice still decide who is first.
+            limit = max(self.election_elapsed, self.config.election_ticks)
+            self.election_elapsed = min(self.election_elapsed + unheard_ticks, limit)
+            return
+        self.lease_since = -1
+        self.election_elapsed = 0
+        self.heartbeat_elapsed = self.config.heartbeat_ticks - 1  # the next tick tells the others
+        for node_id, progress in self.progress.items():
+            if node_id != self.id:
+                progress.recent_active = False  # a quorum has to show itself within one election timeout
+
+    def _enter_activity(self, activity: Activity) -> None:
+        if (self.activity, activity) not in QUIET_TRANSITIONS:
+            raise InvariantError(f"invalid transition [{self.activity.name} -> {activity.name}]")
+        self.activity = activity
 
     def _check_quorum(self) -> None:
         active = {i: p.recent_active for i, p in self.progress.items() if not p.is_learner}
@@ -218,6 +269,8 @@ class RaftCore:
     # -- one message ---------------------------------------------------------------------------------------------------
     def step(self, message: Message) -> None:
         """Raises ProposalDropped for a proposal that found no taker."""
+        if self.activity is not _AWAKE and leaves_quiet(self, message):
+            self.wake()
         term = message.term
         if term != self.term and term != 0:
             if term < self.term:
@@ -409,6 +462,7 @@ class RaftCore:
         self.election_elapsed = 0
         self.heartbeat_elapsed = 0
         self.leading_ticks = 0
+        self.idle_ticks = 0
         self._randomize_election_timeout()
         self.lead_transferee = NO_NODE
         self._transfer_sent = False
@@ -537,7 +591,12 @@ class RaftCore:
             self._handle_append(message)
         elif message.type == _HEARTBEAT:
             self.log.commit_to(message.commit)
-            self._send(Message(_HEARTBEAT_RESP, to=message.sender, context=message.context))
+            if not message.index:
+                self._send(Message(_HEARTBEAT_RESP, to=message.sender, context=message.context))
+            elif not follower_may_rest(self, message):
+                self._send(Message(_HEARTBEAT_RESP, to=message.sender, reject=True))
+            elif self.activity is _AWAKE:
+                self._enter_activity(_QUIET_FOLLOWER)
         else:
             self._handle_snapshot(message)
 
@@ -657,9 +716,11 @@ class RaftCore:
     def _step_leader(self, message: Message) -> None:
         kind = message.type
         if kind == _PROP:
+            self.idle_ticks = 0
             self._propose(message)
             return
         if kind == _READ_INDEX:
+            self.idle_ticks = 0
             self._handle_read_request(message)
             return
         if kind == _BEAT:
@@ -1052,6 +1113,7 @@ class RaftCore:
     # -- membership ----------------------------------------------------------------------------------------------------
     def apply_conf_change(self, change: ConfChangeV2) -> ConfState:
         """Raises ConfChangeError, having changed nothing, if the change is impossible from here."""
+        self.wake()
         result = self._after_change(change)
         if self._superseded is not None:
             self._superseded = result

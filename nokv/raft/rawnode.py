@@ -23,6 +23,7 @@ from nokv.raft.config import RaftConfig
 from nokv.raft.core import RaftCore
 from nokv.raft.errors import PeerNotFound, StepLocalMessage
 from nokv.raft.progress import Progress
+from nokv.raft.quiet import Activity
 from nokv.raft.quorum import Configuration
 from nokv.raft.storage import LogStorage, entry_size_bytes
 from nokv.raft.types import (
@@ -82,6 +83,7 @@ class RaftStatus:
     lead_transferee: int
     membership: Configuration
     progress: dict[int, Progress]
+    quiet: bool = False
 
 
 class RawNode:
@@ -102,10 +104,21 @@ class RawNode:
     def id(self) -> int:
         return self.core.id
 
+    @property
+    def quiet(self) -> bool:
+        """Hibernating: a tick does nothing, so a driver may leave it out."""
+        return self.core.activity is not Activity.AWAKE
+
     # -- in ------------------------------------------------------------------------------------------------------------
     def tick(self) -> None:
         """One unit of abstract time has passed."""
         self.core.tick()
+
+    def wake(self, unheard_ticks: int = 0) -> None:
+        """If quiet, be awake: the leader's process is silent, or the quorum's. `unheard_ticks`: how many ticks it was
+        silent for, of those that would have come here since this member went quiet (never more: they count against the
+        leader's lease)."""
+        self.core.wake(unheard_ticks)
 
     def step(self, message: Message) -> None:
         """A message arrived. Raises StepRejected (drop the message) or ProposalDropped (answer who proposed)."""
@@ -269,6 +282,7 @@ class RawNode:
             lead_transferee=core.lead_transferee,
             membership=core.membership.copy(),
             progress=progress,
+            quiet=self.quiet,
         )
 
     # -- the local storage threads -----------------------------------------------------------------------------------

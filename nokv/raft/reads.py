@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from nokv.errors import InvariantError
 from nokv.raft.types import Message
 
 __all__ = ["ReadRounds"]
@@ -56,6 +57,18 @@ class ReadRounds:
         self._next_number += 1
         self.open = True
         return self.newest_context()
+
+    @property
+    def waiting(self) -> bool:
+        """Does any round carry a read?"""
+        return any(one.reads for one in self._rounds)
+
+    def abandon(self) -> None:
+        """Forget rounds that carry no read: an answer to one of them means nothing any more."""
+        if self.waiting:
+            raise InvariantError("rounds with reads are not abandoned")
+        self._rounds.clear()
+        self.open = False
 
     def add(self, request: Message, commit: int) -> None:
         self._rounds[-1].reads.append((request, commit))

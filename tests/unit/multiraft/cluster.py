@@ -135,7 +135,12 @@ class Node:
         machine.applied_term = storage.term(machine.applied_index)
         machine.conf_state = storage.initial_state()[1]
         storage.snapshot_source = machine.make_snapshot
-        config = RaftConfig(id=self.node_id, applied=machine.applied_index, max_inflight_msgs=16)
+        config = RaftConfig(
+            id=self.node_id,
+            applied=machine.applied_index,
+            max_inflight_msgs=16,
+            quiet_after_ticks=self.cluster.quiet_after_ticks,
+        )
         dice = random.Random(self.cluster.seed * 1000 + self.node_id * 100 + group_id)
         self.host.add_group(group_id, RawNode(config, storage, dice.randrange), machine)
         return machine
@@ -158,8 +163,10 @@ class Cluster:
         files: Callable[[int], tuple[Files, str]] | None = None,
         loss: float = 0.0,
         duplication: float = 0.0,
+        quiet_after_ticks: int = 0,
     ) -> None:
         self.seed = seed
+        self.quiet_after_ticks = quiet_after_ticks
         self.loop = SimLoop()
         self.network = SimNetwork(self.loop, seed=seed, loss=loss, duplication=duplication)
         self.joinable: set[int] = set()
