@@ -35,6 +35,7 @@ __all__ = [
     "NotFound",
     "NotLeader",
     "NotSupported",
+    "NotTrusted",
     "PreconditionFailed",
     "ReadOnly",
     "RegionNotFound",
@@ -186,6 +187,13 @@ class Unavailable(NoKVError):
     """No quorum, no route, no coordinator. Nothing was done."""
 
     exit_code = 5
+
+
+class NotTrusted(Unavailable):
+    """A certificate is missing, expired, of another CA or for another name; or one side speaks TLS and the other does
+    not. Trying again does not help before somebody changes that."""
+
+    exit_code = 7
 
 
 class DeadlineExceeded(Unavailable):

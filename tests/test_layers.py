@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROWS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "region", "literal"}),
     frozenset({"env", "_ext", "pb"}),
-    frozenset({"engine", "raft"}),
+    frozenset({"engine", "raft", "rpc"}),
     frozenset({"multiraft"}),
     frozenset({"metaroot", "mvcc"}),
     frozenset({"raftstore", "coordinator"}),

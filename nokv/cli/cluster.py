@@ -160,8 +160,8 @@ def wait_for_signal() -> None:
 
 def cluster_status(found: LocalCluster) -> dict[str, Any]:
     """Every process, and what the planes say about leaders; a plane that does not answer is null, never an error."""
-    from nokv.cli.client import CoordinatorAdmin, RootAdmin, region_json
-    from nokv.migrate.client import AdminClient, region_from_pb
+    from nokv.cli.client import region_json
+    from nokv.client.operator.client import AdminClient, CoordinatorAdmin, RootAdmin, region_from_pb
 
     running = {record.name: record for record in found.records if record.state == "running"}
     payload: dict[str, Any] = {

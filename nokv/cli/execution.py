@@ -20,7 +20,7 @@ __all__ = ["execution"]
 def execution(addr: str, region_id: int, transition: str, timeout_s: float, output: str) -> None:
     """Last admissions, topology transitions and restart posture of the store at --addr."""
     from nokv.cli.client import region_json
-    from nokv.migrate.client import AdminClient, region_from_pb
+    from nokv.client.operator.client import AdminClient, region_from_pb
 
     with AdminClient(addr, timeout_s=timeout_s) as store:
         answer = store.execution_status(region_id, transition)

@@ -109,7 +109,7 @@ def runtime_options(function: _F) -> _F:
 def _view(addr: str | None, region_id: int) -> Any:
     if addr is None:
         return None
-    from nokv.migrate.client import AdminClient
+    from nokv.client.operator.client import AdminClient
     from nokv.migrate.status import cluster_view
 
     with AdminClient(addr) as store:
@@ -238,7 +238,7 @@ def expand(
         return
 
     def resolve(store_id: int) -> str:
-        from nokv.cli.client import CoordinatorAdmin, first_answer
+        from nokv.client.operator.client import CoordinatorAdmin, first_answer
 
         def ask(address: str) -> str:
             with CoordinatorAdmin(address) as client:

@@ -20,8 +20,8 @@ def regions(target: Target, output: str) -> None:
     if target.workdir is not None:
         payload = {"source": "store-local", "workdir": target.workdir, "regions": catalog_rows(target.workdir)}
     else:
-        from nokv.cli.client import CoordinatorAdmin, first_answer, region_json
-        from nokv.migrate.client import region_from_pb
+        from nokv.cli.client import region_json
+        from nokv.client.operator.client import CoordinatorAdmin, first_answer, region_from_pb
 
         def ask(address: str) -> Any:
             with CoordinatorAdmin(address) as coordinator:

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-from nokv.cli.client import RootAdmin, first_answer
 from nokv.cli.main import LazyGroup
 from nokv.cli.output import emit, emit_rows, output_option, table
+from nokv.client.operator.client import RootAdmin, first_answer
 from nokv.errors import InvariantError, NotLeader, PreconditionFailed, UsageError
 from nokv.literal import format_literal
 

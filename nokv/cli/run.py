@@ -25,8 +25,8 @@ from nokv.cli.launcher import LocalCluster
 from nokv.cli.output import SCHEMA_VERSION, note, output_option, table
 from nokv.cli.processes import sigterm_is_interrupt, uninterrupted
 from nokv.cli.supervisor import Supervisor
+from nokv.client.operator.client import AdminClient
 from nokv.errors import InvariantError, PreconditionFailed
-from nokv.migrate.client import AdminClient
 from nokv.migrate.rollout import RolloutLog, Target, Waiter, find_leader
 
 __all__ = ["ContentDigest", "MigrationRun", "Summary", "run"]

@@ -7,6 +7,7 @@ Importing this package loads neither grpc nor asyncio; connecting does.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,16 @@ if TYPE_CHECKING:
 __all__ = ["AsyncClusterClient", "ClusterClient", "connect"]
 
 
-def connect(coordinators: str | Sequence[str] = "127.0.0.1:2379", *, timeout_s: float = 5.0) -> ClusterClient:
+def connect(
+    coordinators: str | Sequence[str] = "127.0.0.1:2379",
+    *,
+    timeout_s: float = 5.0,
+    tls_dir: str | os.PathLike[str] | None = None,
+) -> ClusterClient:
     """A blocking client of the cluster with these coordinators ("host:port", one or several).
 
     Nothing is sent before the first call, so a cluster that is down shows there. `timeout_s` bounds each call as a
-    whole. UsageError for a malformed address.
+    whole. `tls_dir`: the directory of this client's certificate (docs/security.md). UsageError for a malformed address.
     """
     try:
         from nokv.client.sync import ClusterClient
@@ -29,7 +35,7 @@ def connect(coordinators: str | Sequence[str] = "127.0.0.1:2379", *, timeout_s: 
         from nokv.errors import UsageError
 
         raise UsageError(f"a cluster client needs {error.name}", hint="pip install 'nokv[server]'") from None
-    return ClusterClient(coordinators, timeout_s=timeout_s)
+    return ClusterClient(coordinators, timeout_s=timeout_s, tls_dir=tls_dir)
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ once or at the deadline. `put_many` is atomic for each region's part of each meg
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -31,11 +32,13 @@ from nokv.errors import (
     Indeterminate,
     KeyLocked,
     NoKVError,
+    NotTrusted,
     Unavailable,
     UsageError,
 )
 from nokv.metaroot.wire import peer_from_pb, region_from_pb
 from nokv.pb import kv_pb2, meta_pb2
+from nokv.rpc.tls import load_tls
 
 __all__ = ["AsyncClusterClient", "AsyncClusterSnapshot"]
 
@@ -81,13 +84,16 @@ class _Round:
 
 
 class AsyncClusterClient:
-    """`coordinators`: one address or several ("host:port"). `timeout_s`: how long one call may take in all."""
+    """`coordinators`: one address or several ("host:port"). `timeout_s`: how long one call may take in all. `tls_dir`:
+    a directory with ca.crt, tls.crt and tls.key; a server that is not trusted, or does not trust us, is NotTrusted at
+    once."""
 
     def __init__(
         self,
         coordinators: str | Sequence[str],
         *,
         timeout_s: float = 5.0,
+        tls_dir: str | os.PathLike[str] | None = None,
         randrange: Callable[[int], int] = random.randrange,
     ) -> None:
         addresses = [coordinators] if isinstance(coordinators, str) else list(coordinators)
@@ -103,8 +109,9 @@ class AsyncClusterClient:
         self.stats = {"attempts": 0, "retries": 0, "route_lookups": 0}
         self._randrange = randrange
         self._cache = RouteCache()
-        self._control = Coordinators(addresses)
-        self._pool = StorePool()
+        tls = load_tls(tls_dir)
+        self._control = Coordinators(addresses, tls)
+        self._pool = StorePool(tls)
         self._lookup = asyncio.Lock()
         self._seen_ts = 0  # the newest timestamp this client has read at, or committed at
         self._turn: dict[int, int] = {}  # region id -> which candidate to try when nobody is known to lead
@@ -356,6 +363,8 @@ class AsyncClusterClient:
                     raise
                 why = f"the deadline passed; the last attempt said: {cause}"  # it tells more than the lack of time
                 raise DeadlineExceeded(why, hint=cause.hint) from error
+            except NotTrusted:
+                raise
             except Unavailable as error:
                 cause = error
             await self._pause(backoff, deadline, cause)
@@ -525,7 +534,7 @@ class AsyncClusterClient:
                 timestamp = await self._control.timestamp(self._left(deadline))
                 self._seen_ts = max(self._seen_ts, timestamp)
                 return timestamp
-            except DeadlineExceeded:
+            except (DeadlineExceeded, NotTrusted):
                 raise
             except Unavailable as error:
                 await self._pause(backoff, deadline, error)

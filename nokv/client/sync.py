@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -20,8 +21,14 @@ _D = TypeVar("_D")
 class ClusterClient:
     """The verbs of the embedded engine over a cluster. `nokv.connect` makes one."""
 
-    def __init__(self, coordinators: str | Sequence[str], *, timeout_s: float = 5.0) -> None:
-        self._client = AsyncClusterClient(coordinators, timeout_s=timeout_s)
+    def __init__(
+        self,
+        coordinators: str | Sequence[str],
+        *,
+        timeout_s: float = 5.0,
+        tls_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self._client = AsyncClusterClient(coordinators, timeout_s=timeout_s, tls_dir=tls_dir)
         self._thread: LoopThread | None = LoopThread("nokv client")
 
     def __repr__(self) -> str:

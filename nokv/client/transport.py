@@ -18,8 +18,10 @@ from nokv.client.routes import Route
 from nokv.errors import Busy, DeadlineExceeded, NoKVError, Unavailable
 from nokv.metaroot.wire import peer_from_pb, region_from_pb
 from nokv.pb import coordinator_pb2, coordinator_pb2_grpc, kv_pb2, kv_pb2_grpc
+from nokv.rpc.tls import Tls, refusal
+from nokv.rpc.transport import open_channel
 
-__all__ = ["Coordinators", "StorePool", "StoreStream", "StreamBroken", "open_channel"]
+__all__ = ["Coordinators", "StorePool", "StoreStream", "StreamBroken"]
 
 IN_FLIGHT_MAX = 16_384  # requests of one stream; above it `submit` raises Busy, and the caller backs off
 MESSAGE_BYTES = 4 << 20  # a message takes no further request beyond this
@@ -35,7 +37,6 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.enable_http_proxy", 0),
 ]
 
 
@@ -45,10 +46,6 @@ class StreamBroken(NoKVError):
     def __init__(self, message: str, *, sent: bool) -> None:
         super().__init__(message)
         self.sent = sent
-
-
-def open_channel(address: str) -> grpc.aio.Channel:
-    return grpc.aio.insecure_channel(address, options=_OPTIONS)
 
 
 class _Pending:
@@ -62,10 +59,17 @@ class _Pending:
 class StoreStream:
     """One bidirectional stream to one store."""
 
-    def __init__(self, address: str, channel: grpc.aio.Channel, on_broken: Callable[[StoreStream], None]) -> None:
+    def __init__(
+        self,
+        address: str,
+        channel: grpc.aio.Channel,
+        on_broken: Callable[[StoreStream], None],
+        tls: Tls | None = None,
+    ) -> None:
         self.address = address
         self.messages_sent = 0
         self._channel = channel
+        self._tls = tls
         self._on_broken = on_broken
         self._waiting: dict[int, _Pending] = {}
         self._queue: list[kv_pb2.RegionCommands] = []
@@ -121,7 +125,8 @@ class StoreStream:
         except TimeoutError:
             reason = f"no connection within {CONNECT_TIMEOUT_S:g} s"
         except ConnectionError as error:
-            reason = str(error)
+            untrusted = await asyncio.to_thread(refusal, self.address, self._tls, "failed to connect")
+            reason = f"{untrusted}; {untrusted.hint}" if untrusted is not None else str(error)
         except grpc.aio.AioRpcError as error:
             reason = f"{error.code().name.lower().replace('_', ' ')}: {error.details()}"
         except (asyncio.InvalidStateError, grpc.aio.UsageError) as error:  # the call ended under a write
@@ -181,7 +186,8 @@ class StoreStream:
 class StorePool:
     """One channel and at most one live stream for each store's address."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: Tls | None = None) -> None:
+        self._tls = tls
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._streams: dict[str, StoreStream] = {}
 
@@ -190,8 +196,8 @@ class StorePool:
         if stream is None:
             channel = self._channels.get(address)
             if channel is None:
-                channel = self._channels[address] = open_channel(address)
-            stream = self._streams[address] = StoreStream(address, channel, self._forget)
+                channel = self._channels[address] = open_channel(address, _OPTIONS, self._tls)
+            stream = self._streams[address] = StoreStream(address, channel, self._forget, self._tls)
         return stream
 
     def _forget(self, stream: StoreStream) -> None:
@@ -209,8 +215,9 @@ class StorePool:
 class Coordinators:
     """The coordinators' addresses, tried in turn; the one that answered last is tried first."""
 
-    def __init__(self, addresses: list[str]) -> None:
+    def __init__(self, addresses: list[str], tls: Tls | None = None) -> None:
         assert addresses
+        self._tls = tls
         self._addresses = list(addresses)
         self._channels: dict[str, grpc.aio.Channel] = {}
 
@@ -258,6 +265,10 @@ class Coordinators:
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.NOT_FOUND:
                     return None
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                    untrusted = await asyncio.to_thread(refusal, address, self._tls, str(error.details()))
+                    if untrusted is not None:
+                        raise untrusted from None
                 reasons.append(f"{address}: {error.code().name.lower().replace('_', ' ')}: {error.details()}")
                 if leader := _trailer(error, "nokv-leader"):
                     todo.insert(0, leader)
@@ -273,7 +284,7 @@ class Coordinators:
     def _channel(self, address: str) -> grpc.aio.Channel:
         channel = self._channels.get(address)
         if channel is None:
-            channel = self._channels[address] = open_channel(address)
+            channel = self._channels[address] = open_channel(address, _OPTIONS, self._tls)
         return channel
 
 

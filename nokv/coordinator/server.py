@@ -19,8 +19,9 @@ from nokv.coordinator.node import CoordinatorNode
 from nokv.coordinator.service import CoordinatorService
 from nokv.errors import UsageError
 from nokv.metaroot.client import RootClient
-from nokv.metaroot.server import RootConfig, RootServer, ServerPorts, add_common_services, bind
+from nokv.metaroot.server import RootConfig, RootServer, ServerPorts, add_common_services
 from nokv.pb import coordinator_pb2, coordinator_pb2_grpc
+from nokv.rpc.transport import bind
 
 __all__ = ["CoordinatorConfig", "CoordinatorServer"]
 
@@ -78,7 +79,7 @@ class CoordinatorServer:
     async def _start(self) -> None:
         config, ports = self.config, self._ports
         self._server = ports.server()
-        self.address = bind(self._server, config.address)
+        self.address = bind(self._server, config.address, ports.tls)
         if config.root_peers:
             addresses = list(config.root_peers.values())
         else:

@@ -27,6 +27,8 @@ from nokv.metaroot.wire import (
     token_from_pb,
 )
 from nokv.pb import root_pb2, root_pb2_grpc
+from nokv.rpc.tls import Tls
+from nokv.rpc.transport import Dialer
 
 __all__ = [
     "CHANNEL_OPTIONS",
@@ -38,6 +40,7 @@ __all__ = [
     "RootStatus",
     "TailUpdate",
     "dial_plain",
+    "dial_with",
     "error_from_rpc",
 ]
 
@@ -62,8 +65,11 @@ Dial = Callable[[str], grpc.aio.Channel]
 """How a client gets a channel to an address. The simulator passes its own."""
 
 
-def dial_plain(address: str) -> grpc.aio.Channel:
-    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+def dial_with(tls: Tls | None) -> Dialer:
+    return Dialer(CHANNEL_OPTIONS, tls)
+
+
+dial_plain = dial_with(None)
 
 
 def error_from_rpc(error: grpc.aio.AioRpcError) -> NoKVError:
@@ -182,6 +188,10 @@ class Redirector(Generic[S]):
                 self._preferred = address
                 return answer
             except grpc.aio.AioRpcError as rpc_error:
+                if isinstance(self._dial, Dialer):  # a simulated network knows no certificates
+                    untrusted = await self._dial.refusal(address, rpc_error)
+                    if untrusted is not None:
+                        raise untrusted from rpc_error
                 error = last = error_from_rpc(rpc_error)
             if isinstance(error, NotLeader) and error.address and error.address != address:
                 address = self._preferred = error.address

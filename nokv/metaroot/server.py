@@ -12,6 +12,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
@@ -21,9 +22,9 @@ from grpc_reflection.v1alpha import reflection
 from nokv.env.clock import SystemClock
 from nokv.env.files import OsFiles
 from nokv.env.ports import Clock, Executor, Files
-from nokv.errors import Corruption, ModeError, PreconditionFailed, Unavailable, UsageError
+from nokv.errors import Corruption, ModeError, PreconditionFailed, UsageError
 from nokv.metaroot.checkpoints import CheckpointFiles, FoundCheckpoint
-from nokv.metaroot.client import MESSAGE_BYTES_MAX, Dial, dial_plain
+from nokv.metaroot.client import MESSAGE_BYTES_MAX, Dial, dial_plain, dial_with
 from nokv.metaroot.machine import RootMachine
 from nokv.metaroot.node import RootNode
 from nokv.metaroot.service import RootService
@@ -37,18 +38,15 @@ from nokv.raft.config import RaftConfig
 from nokv.raft.errors import SnapshotTemporarilyUnavailable
 from nokv.raft.rawnode import RaftStatus, RawNode
 from nokv.raft.types import ConfState, Entry, RaftSnapshot, SnapshotMetadata
+from nokv.rpc.tls import Tls
+from nokv.rpc.transport import bind, server_options
 
-__all__ = ["ROOT_GROUP_ID", "SERVER_OPTIONS", "RootConfig", "RootServer", "ServerPorts", "add_common_services", "bind"]
+__all__ = ["ROOT_GROUP_ID", "SERVER_OPTIONS", "RootConfig", "RootServer", "ServerPorts", "add_common_services"]
 
 ROOT_GROUP_ID = 1
 INITIAL_INDEX = 1
 INITIAL_TERM = 1
-SERVER_OPTIONS: list[tuple[str, int]] = [
-    ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-    ("grpc.max_concurrent_streams", 1024),
-]
+SERVER_OPTIONS = server_options(MESSAGE_BYTES_MAX)
 log = logging.getLogger("nokv.metaroot")
 
 
@@ -81,17 +79,6 @@ class RootConfig:
             raise UsageError("retain_events and checkpoint_every are positive")
 
 
-def bind(server: grpc.aio.Server, address: str) -> str:
-    """Listen; returns the address with the real port. Unavailable if somebody else does."""
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise Unavailable(f"cannot listen on {address}: {error}", hint="is another process using the port?") from error
-    if port == 0:
-        raise Unavailable(f"cannot listen on {address}", hint="is another process using the port?")
-    return f"{address.rpartition(':')[0]}:{port}"
-
-
 @dataclass(slots=True)
 class ServerPorts:
     """What joins a control-plane process to the world; the simulator passes its own. `executor` runs the engine's
@@ -105,6 +92,13 @@ class ServerPorts:
     dial: Dial = dial_plain
     transport: Callable[[int, Callable[[int], str | None]], RaftTransport] = RaftTransport
     on_fatal: Callable[[BaseException], None] = exit_process
+    tls: Tls | None = None
+    """Of the listening port."""
+
+    @classmethod
+    def over(cls, tls: Tls | None) -> ServerPorts:
+        """The real world, with TLS on all that comes in and goes out."""
+        return cls(dial=dial_with(tls), transport=partial(RaftTransport, tls=tls), tls=tls)
 
 
 class _Group:
@@ -183,7 +177,7 @@ class RootServer:
             self._ports.dice.randrange,
         )
         self._server = self._ports.server()
-        self.address = bind(self._server, config.address)
+        self.address = bind(self._server, config.address, self._ports.tls)
         if not config.peers:
             self.node.members[config.node_id] = self.address
         self._transport = self._ports.transport(config.node_id, members.get)

@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from nokv.client.operator.client import AdminClient, RegionStatus
 from nokv.errors import PreconditionFailed, UsageError
 from nokv.migrate.checkpoint import Rollout
-from nokv.migrate.client import AdminClient, RegionStatus
 from nokv.migrate.rollout import RolloutLog, Target, Waiter, disagree, find_leader, format_target, with_leader
 from nokv.region import PeerRole, Region
+from nokv.rpc.tls import Tls
 
 __all__ = ["ExpandResult", "expand"]
 
@@ -45,6 +46,7 @@ def expand(
     log: RolloutLog | None = None,
     resolve: Callable[[int], str] | None = None,
     say: Say = lambda _line: None,
+    tls: Tls | None = None,
 ) -> ExpandResult:
     """Sequential, repeatable: a target that is already a hosted voter is passed over. `command` is what to run again.
 
@@ -57,7 +59,7 @@ def expand(
         raise UsageError("expand needs at least one --target", hint="--target 2:201@127.0.0.1:20161")
     if len({t.store_id for t in targets}) < len(targets) or len({t.peer_id for t in targets}) < len(targets):
         raise UsageError("two targets name the same store or the same peer")
-    client, before = find_leader(address, region_id)
+    client, before = find_leader(address, region_id, tls)
     client.close()
     result = ExpandResult(region_id, membership_before=membership(before.region))
     names = tuple(format_target(target) for target in targets)
@@ -65,11 +67,11 @@ def expand(
     for done, target in enumerate(targets):
         name = format_target(target)
         log.advance(stage="expand-target-pending", current=name, completed=done)
-        outcome = _one_target(address, region_id, target, waiter, say)
+        outcome = _one_target(address, region_id, target, waiter, say, tls)
         result.targets.append({"store_id": target.store_id, "peer_id": target.peer_id, "outcome": outcome})
         if outcome != "started":
             log.advance(stage="expand-target-hosted", completed=done + 1, last_finished=f"expand {name}")
-    client, after = find_leader(address, region_id)
+    client, after = find_leader(address, region_id, tls)
     client.close()
     result.membership_after = membership(after.region)
     return result
@@ -86,10 +88,10 @@ def _resolved(target: Target, resolve: Callable[[int], str] | None) -> Target:
     return replace(target, address=resolve(target.store_id))
 
 
-def _one_target(address: str, region_id: int, target: Target, waiter: Waiter, say: Say) -> str:
+def _one_target(address: str, region_id: int, target: Target, waiter: Waiter, say: Say, tls: Tls | None) -> str:
     """ "already", "hosted", or "started" if `--wait 0` asked not to wait."""
     name = format_target(target)
-    with AdminClient(target.address) as client:
+    with AdminClient(target.address, tls=tls) as client:
         _check_target(client, region_id, target, waiter)
         added: list[str] = []
 
@@ -112,12 +114,12 @@ def _one_target(address: str, region_id: int, target: Target, waiter: Waiter, sa
                 say(f"{name}: is a learner already, continuing")
                 added.append("learner")
 
-        leader_then = with_leader(address, region_id, waiter, add)
+        leader_then = with_leader(address, region_id, waiter, add, tls)
         if not waiter.wait_s:
             return "started"
         waiter.until(lambda: _hosted(client, region_id, target, leader_then.applied_index))
         if added[-1] == "voter":
-            _agreed(address, region_id, target, client, waiter)
+            _agreed(address, region_id, target, client, waiter, tls)
             say(f"{name}: already a hosted voter")
             return "already"
         say(f"{name}: hosted, applied {client.region_status(region_id).applied_index}; promoting to voter")
@@ -130,8 +132,8 @@ def _one_target(address: str, region_id: int, target: Target, waiter: Waiter, sa
             if peer.role is not PeerRole.VOTER:
                 leader.promote(region_id, target.peer_id, waiter.left())
 
-        with_leader(address, region_id, waiter, promote)
-        _agreed(address, region_id, target, client, waiter)
+        with_leader(address, region_id, waiter, promote, tls)
+        _agreed(address, region_id, target, client, waiter, tls)
         say(f"{name}: voter; leader and target agree")
     return "hosted"
 
@@ -164,11 +166,11 @@ def _hosted(client: AdminClient, region_id: int, target: Target, applied_at_leas
     return ""
 
 
-def _agreed(address: str, region_id: int, target: Target, client: AdminClient, waiter: Waiter) -> None:
+def _agreed(address: str, region_id: int, target: Target, client: AdminClient, waiter: Waiter, tls: Tls | None) -> None:
     """MIG-27: both the leader's membership and the target's own show the peer as a voter."""
 
     def waits_for() -> str:
-        leader, status = find_leader(address, region_id)
+        leader, status = find_leader(address, region_id, tls)
         leader.close()
         for side, region in (("leader", status.region), ("target", client.region_status(region_id).region)):
             peer = region.peer(target.peer_id) if region is not None else None

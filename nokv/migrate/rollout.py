@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from nokv.client.operator.client import AdminClient, RegionStatus
 from nokv.env.files import OsFiles
 from nokv.env.ports import Files
 from nokv.errors import DeadlineExceeded, NoKVError, NotLeader, PreconditionFailed, Unavailable, UsageError
 from nokv.migrate.checkpoint import Checkpoint, Rollout, load_checkpoint, save_checkpoint
-from nokv.migrate.client import AdminClient, RegionStatus
 from nokv.migrate.failpoints import NO_FAILPOINTS, Failpoints
 from nokv.migrate.plan import require_directory
+from nokv.rpc.tls import Tls
 
 __all__ = ["RolloutLog", "Target", "Waiter", "find_leader", "format_target", "parse_target", "with_leader"]
 
@@ -111,11 +112,11 @@ class RolloutLog:
         return rollout
 
 
-def find_leader(address: str, region_id: int) -> tuple[AdminClient, RegionStatus]:
+def find_leader(address: str, region_id: int, tls: Tls | None = None) -> tuple[AdminClient, RegionStatus]:
     """A client of the store that leads the region, starting at any store that hosts it. The caller closes it."""
     seen = [address]
     while True:
-        client = AdminClient(seen[-1])
+        client = AdminClient(seen[-1], tls=tls)
         try:
             found = client.region_status(region_id)
             if not found.hosted:
@@ -143,7 +144,11 @@ def find_leader(address: str, region_id: int) -> tuple[AdminClient, RegionStatus
 
 
 def with_leader(
-    address: str, region_id: int, waiter: Waiter, act: Callable[[AdminClient, RegionStatus], None]
+    address: str,
+    region_id: int,
+    waiter: Waiter,
+    act: Callable[[AdminClient, RegionStatus], None],
+    tls: Tls | None = None,
 ) -> RegionStatus:
     """Run `act` against the leader; if leadership moves meanwhile, find the new one and run it again (acts are
     repeatable).
@@ -154,7 +159,7 @@ def with_leader(
 
     def attempt() -> str:
         try:
-            client, found = find_leader(address, region_id)
+            client, found = find_leader(address, region_id, tls)
             with client:
                 act(client, found)
             done.append(found)

@@ -17,7 +17,7 @@ from nokv.migrate.checkpoint import MILESTONES, Checkpoint, load_checkpoint
 from nokv.migrate.plan import Plan, plan, require_directory
 
 if TYPE_CHECKING:
-    from nokv.migrate.client import AdminClient
+    from nokv.client.operator.client import AdminClient
 
 __all__ = ["ClusterView", "Report", "Status", "cluster_view", "report", "resume_hint", "status"]
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from nokv.client.operator.client import AdminClient, RegionStatus
 from nokv.errors import PreconditionFailed
 from nokv.migrate.checkpoint import Rollout
-from nokv.migrate.client import AdminClient, RegionStatus
 from nokv.migrate.rollout import RolloutLog, Waiter, find_leader, with_leader
 from nokv.region import PeerRole
+from nokv.rpc.tls import Tls
 
 __all__ = ["transfer_leader"]
 
@@ -24,11 +25,12 @@ def transfer_leader(
     waiter: Waiter | None = None,
     log: RolloutLog | None = None,
     say: Callable[[str], None] = lambda _line: None,
+    tls: Tls | None = None,
 ) -> dict[str, Any]:
     """Repeatable. With `target_address` the target itself must agree that it leads (MIG-27)."""
     waiter = waiter or Waiter()
     log = log or RolloutLog(None)
-    client, before = find_leader(address, region_id)
+    client, before = find_leader(address, region_id, tls)
     client.close()
     assert before.region is not None
     peer = before.region.peer(peer_id)
@@ -42,18 +44,18 @@ def transfer_leader(
             say(f"region {region_id}: peer {status.leader_peer_id} hands over to peer {peer_id}")
             leader.transfer_leader(region_id, peer_id, waiter.left())
 
-    with_leader(address, region_id, waiter, transfer)
+    with_leader(address, region_id, waiter, transfer, tls)
     result = {"region_id": region_id, "leader_before": before.leader_peer_id, "leader": 0, "outcome": "started"}
     if not waiter.wait_s:
         return result
 
     def waits_for() -> str:
-        leader, status = find_leader(address, region_id)
+        leader, status = find_leader(address, region_id, tls)
         leader.close()
         if status.leader_peer_id != peer_id:
             return f"the elected leader is still peer {status.leader_peer_id}"
         if target_address:
-            with AdminClient(target_address) as target:
+            with AdminClient(target_address, tls=tls) as target:
                 seen = target.region_status(region_id)
             if not seen.is_leader or seen.local_peer_id != peer_id:
                 return f"the target disagrees: at {target_address} peer {seen.leader_peer_id} leads"

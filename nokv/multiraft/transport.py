@@ -43,18 +43,20 @@ from nokv.multiraft.ports import (
 from nokv.multiraft.wire import GroupMessage, decode_messages, encode_messages, message_bytes
 from nokv.pb import raft_pb2, raft_pb2_grpc
 from nokv.raft.types import Message, MessageType
+from nokv.rpc.tls import Tls
+from nokv.rpc.transport import open_channel, server_options
 
 __all__ = ["CHANNEL_OPTIONS", "SERVER_OPTIONS", "RaftTransport", "TransportOptions"]
 
 GRPC_MESSAGE_BYTES_MAX = BATCH_BYTES_MAX + (1 << 20)
 FILE_NAME_BYTES_MAX = 255
 
-_SIZES = (
+_SIZES: tuple[tuple[str, Any], ...] = (
     ("grpc.max_send_message_length", GRPC_MESSAGE_BYTES_MAX),
     ("grpc.max_receive_message_length", GRPC_MESSAGE_BYTES_MAX),
 )
-SERVER_OPTIONS: tuple[tuple[str, Any], ...] = (*_SIZES, ("grpc.so_reuseport", 0))
-"""For the server that this registers on. Without so_reuseport=0 two processes could listen on one port unnoticed."""
+SERVER_OPTIONS: tuple[tuple[str, Any], ...] = tuple(server_options(GRPC_MESSAGE_BYTES_MAX))
+"""For the server that this registers on."""
 CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     *_SIZES,
     ("grpc.use_local_subchannel_pool", 1),  # its connection, and its backoff, are this transport's alone
@@ -63,7 +65,6 @@ CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.enable_http_proxy", 0),
 )
 
 
@@ -306,10 +307,10 @@ class RaftTransport:
         resolve: Callable[[int], str | None],
         *,
         options: TransportOptions | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
+        tls: Tls | None = None,
         dice: Random | None = None,
     ) -> None:
-        """Inside a running loop. `credentials` turns TLS on towards the peers (the server's port is the server's)."""
+        """Inside a running loop. `tls` is for the connections to the peers; the server's port is the server's."""
         self.node_id = node_id
         self.loop = asyncio.get_running_loop()
         self.options = options if options is not None else TransportOptions()
@@ -339,7 +340,7 @@ class RaftTransport:
             0,
         )
         self._resolve = resolve
-        self._credentials = credentials
+        self._tls = tls
         self._addresses: dict[int, str] = {}
         self._peers: dict[int, _Peer] = {}
         self._sink: MessageSink | None = None
@@ -383,9 +384,7 @@ class RaftTransport:
         return self._addresses.get(node_id) or self._resolve(node_id)
 
     def open_channel(self, address: str) -> grpc.aio.Channel:
-        if self._credentials is not None:
-            return grpc.aio.secure_channel(address, self._credentials, options=CHANNEL_OPTIONS)
-        return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        return open_channel(address, CHANNEL_OPTIONS, self._tls)
 
     # -- Network ------------------------------------------------------------------------------------------------------
     def send(self, node_id: int, messages: list[GroupMessage]) -> None:

@@ -12,6 +12,8 @@ from nokv.errors import NoKVError, PreconditionFailed, Unavailable
 from nokv.pb import admin_pb2, admin_pb2_grpc, meta_pb2
 from nokv.raftstore.wire import peer_to_pb, region_from_pb, region_to_pb
 from nokv.region import Peer, Region
+from nokv.rpc.tls import Tls
+from nokv.rpc.transport import open_channel
 
 __all__ = ["PeerStores"]
 
@@ -19,8 +21,9 @@ __all__ = ["PeerStores"]
 class PeerStores:
     """Short-lived channels: these calls are rare."""
 
-    def __init__(self, *, timeout_s: float = 3.0) -> None:
+    def __init__(self, *, timeout_s: float = 3.0, tls: Tls | None = None) -> None:
         self._timeout_s = timeout_s
+        self._tls = tls
 
     async def prepare_target(self, address: str, region: Region, peer: Peer, addresses: Mapping[int, str]) -> None:
         """PreconditionFailed if the target refuses, Unavailable if it does not answer."""
@@ -34,7 +37,7 @@ class PeerStores:
         return region_from_pb(answer.region) if answer.hosted else None
 
     async def _call(self, address: str, method: str, request: Any) -> Any:
-        async with grpc.aio.insecure_channel(address, options=(("grpc.enable_retries", 0),)) as channel:
+        async with open_channel(address, (("grpc.enable_retries", 0),), self._tls) as channel:
             try:
                 return await getattr(admin_pb2_grpc.AdminStub(channel), method)(request, timeout=self._timeout_s)
             except grpc.aio.AioRpcError as error:

@@ -50,6 +50,8 @@ from nokv.raftstore.peer import StorePeer
 from nokv.raftstore.service import AdminService, KvService
 from nokv.raftstore.store import RegionStore, StoreOptions
 from nokv.region import Peer, Region, Store
+from nokv.rpc.tls import Tls
+from nokv.rpc.transport import bind
 
 if TYPE_CHECKING:
     from nokv.engine.db import DB
@@ -91,6 +93,7 @@ class StoreConfig:
     """Turn a fresh directory into an empty store that waits for replicas."""
     options: StoreOptions | None = None
     engine_options: dict[str, Any] = field(default_factory=dict)
+    tls: Tls | None = None
 
 
 class StoreNode:
@@ -116,7 +119,7 @@ class StoreNode:
         self._dice = dice if dice is not None else random.Random()
         self._on_fatal = on_fatal
         self._failpoint = failpoint
-        self._peers = PeerStores()
+        self._peers = PeerStores(tls=config.tls)
         self._db: DB | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._store: RegionStore | None = None
@@ -222,7 +225,9 @@ class StoreNode:
             options=options,
             failpoint=self._failpoint,
         )
-        transport = self._transport = RaftTransport(config.store_id, lambda number: store.address_of(number) or None)
+        transport = self._transport = RaftTransport(
+            config.store_id, lambda number: store.address_of(number) or None, tls=config.tls
+        )
         host = self._host = MultiRaftHost(
             raftlog,
             transport,
@@ -289,13 +294,7 @@ class StoreNode:
 
     async def _listen(self) -> None:
         server = self._server = grpc.aio.server(options=SERVER_OPTIONS)
-        try:
-            port = server.add_insecure_port(self.config.address)
-        except RuntimeError as error:
-            raise Unavailable(f"cannot listen on {self.config.address}: {error}") from error
-        if port == 0:
-            raise Unavailable(f"cannot listen on {self.config.address}")
-        self.address = f"{self.config.address.rpartition(':')[0]}:{port}"
+        self.address = bind(server, self.config.address, self.config.tls)
 
     async def stop(self) -> None:
         """Orderly (RS-15): nothing is left running or open. Idempotent."""

@@ -3,49 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
-import grpc
-
-from nokv.errors import DeadlineExceeded, NoKVError, NotFound, NotSupported, Unavailable, UsageError
+from nokv.client.operator.client import AdminClient, CoordinatorAdmin, RootAdmin
+from nokv.errors import Unavailable
 from nokv.literal import json_bytes
-from nokv.pb import (
-    admin_pb2,
-    admin_pb2_grpc,
-    coordinator_pb2,
-    coordinator_pb2_grpc,
-    meta_pb2,
-    root_pb2,
-    root_pb2_grpc,
-)
+from nokv.pb import meta_pb2, root_pb2
+from nokv.rpc.tls import Tls
 
 __all__ = ["Planes"]
 
 TIMEOUT_S = 3.0
-
-_BY_CODE: dict[grpc.StatusCode, type[NoKVError]] = {
-    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
-    grpc.StatusCode.NOT_FOUND: NotFound,
-    grpc.StatusCode.INVALID_ARGUMENT: UsageError,
-    grpc.StatusCode.UNIMPLEMENTED: NotSupported,
-}
+PAGE = 500
+_C = TypeVar("_C", RootAdmin, CoordinatorAdmin, AdminClient)
+_T = TypeVar("_T")
 
 
 class Planes:
     """One channel for each address, opened on demand. `coordinators` are asked in turn until one answers."""
 
-    def __init__(self, coordinators: list[str]) -> None:
+    def __init__(self, coordinators: list[str], tls: Tls | None = None) -> None:
         self._coordinators = coordinators
-        self._channels: dict[str, grpc.Channel] = {}
+        self._tls = tls
+        self._clients: dict[tuple[type, str], Any] = {}
 
     def close(self) -> None:
-        for channel in self._channels.values():
-            channel.close()
-        self._channels.clear()
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
 
     # -- control plane ------------------------------------------------------------------------------------------------
     def status(self) -> dict[str, Any]:
-        address, answer = self._coordinator("Status", coordinator_pb2.CoordinatorStatusRequest())
+        address, answer = self._coordinator(lambda one: one.status())
         return {
             "coordinator": address,
             "coordinator_id": answer.coordinator_id,
@@ -61,14 +51,14 @@ class Planes:
         }
 
     def stats(self) -> dict[str, Any]:
-        _, answer = self._coordinator("Status", coordinator_pb2.CoordinatorStatusRequest())
+        _, answer = self._coordinator(lambda one: one.status())
         return {"id_next": answer.id_next, "tso_last": answer.tso_last, "reads_served": answer.reads_served}
 
     def regions(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
         start = b""
         while True:
-            _, answer = self._coordinator("ScanRegions", coordinator_pb2.ScanRegionsRequest(start_key=start, limit=500))
+            _, answer = self._coordinator(partial(CoordinatorAdmin.routes, start_key=start, limit=PAGE))
             for route in answer.routes:
                 region = route.region
                 rows.append(
@@ -89,7 +79,7 @@ class Planes:
             start = following
 
     def stores(self) -> list[dict[str, Any]]:
-        _, answer = self._coordinator("ListStores", coordinator_pb2.ListStoresRequest())
+        _, answer = self._coordinator(lambda one: one.stores())
         return [
             {
                 "id": view.store.store_id,
@@ -105,11 +95,10 @@ class Planes:
     # -- execution plane ----------------------------------------------------------------------------------------------
     def execution(self, address: str, region_id: int) -> list[dict[str, Any]]:
         addresses = [address] if address else [row["address"] for row in self.stores() if row["address"]]
-        request = admin_pb2.ExecutionStatusRequest(region_id=region_id)
         rows: list[dict[str, Any]] = []
         for one in addresses:
             try:
-                answer = self._call(one, "store", admin_pb2_grpc.AdminStub, "ExecutionStatus", request)
+                answer = self._client(AdminClient, one).execution_status(region_id)
             except Unavailable as error:
                 if address:
                     raise
@@ -135,8 +124,7 @@ class Planes:
 
     # -- truth plane --------------------------------------------------------------------------------------------------
     def root_log(self, address: str, from_revision: int, limit: int) -> list[dict[str, Any]]:
-        request = root_pb2.RootReadRequest(from_revision=from_revision, limit=limit)
-        answer = self._call(address, "meta-root", root_pb2_grpc.RootStub, "Read", request)
+        answer = self._client(RootAdmin, address).read(from_revision, limit)
         rows = []
         for event in answer.events:
             kind = root_pb2.RootEventKind.Name(event.kind) if event.kind in root_pb2.RootEventKind.values() else ""
@@ -150,34 +138,22 @@ class Planes:
         return rows
 
     # -- calls --------------------------------------------------------------------------------------------------------
-    def _coordinator(self, method: str, request: object) -> tuple[str, Any]:
-        last: NoKVError | None = None
+    def _coordinator(self, ask: Callable[[CoordinatorAdmin], _T]) -> tuple[str, _T]:
+        """(address, answer) of the first coordinator that answers."""
+        last: Unavailable | None = None
         for address in self._coordinators:
             try:
-                stub = coordinator_pb2_grpc.CoordinatorStub
-                return address, self._call(address, "coordinator", stub, method, request)
+                return address, ask(self._client(CoordinatorAdmin, address))
             except Unavailable as error:
                 last = error
         assert last is not None
         raise last
 
-    def _call(self, address: str, what: str, stub: Callable[[grpc.Channel], Any], method: str, request: object) -> Any:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
-            raise UsageError(f"address {address!r} is not host:port", hint="for example 127.0.0.1:2379")
-        channel = self._channels.get(address)
-        if channel is None:
-            options = [("grpc.max_receive_message_length", 64 << 20), ("grpc.enable_http_proxy", 0)]
-            channel = self._channels[address] = grpc.insecure_channel(address, options=options)
-        try:
-            return getattr(stub(channel), method)(request, timeout=TIMEOUT_S)
-        except grpc.RpcError as error:
-            code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
-            details = error.details() if isinstance(error, grpc.Call) else str(error)
-            if code is grpc.StatusCode.UNAVAILABLE:
-                message = f"no {what} answers at {address}: {details}"
-                raise Unavailable(message, hint=f"does the {what} run, and is this its address?") from None
-            raise _BY_CODE.get(code, NoKVError)(f"{what} at {address}: {details or code.name.lower()}") from None
+    def _client(self, kind: type[_C], address: str) -> _C:
+        client = self._clients.get((kind, address))
+        if client is None:
+            client = self._clients[kind, address] = kind(address, timeout_s=TIMEOUT_S, tls=self._tls)
+        return client
 
 
 def _peer(peer: meta_pb2.Peer) -> str:

@@ -6,15 +6,16 @@ from collections.abc import Iterable
 from typing import Any
 
 from nokv.client.sync import ClusterClient
+from nokv.rpc.tls import load_tls
 from nokv_shell.client import Planes
 
 __all__ = ["ClusterTarget"]
 
 
 class ClusterTarget:
-    def __init__(self, coordinators: list[str], *, timeout_s: float = 5.0) -> None:
-        self.db = ClusterClient(coordinators, timeout_s=timeout_s)
-        self.planes = Planes(list(self.db.coordinators))
+    def __init__(self, coordinators: list[str], *, timeout_s: float = 5.0, tls_dir: str | None = None) -> None:
+        self.db = ClusterClient(coordinators, timeout_s=timeout_s, tls_dir=tls_dir)
+        self.planes = Planes(list(self.db.coordinators), load_tls(tls_dir))
         self.name = f"nokv://{','.join(self.db.coordinators)}"
 
     def get(self, key: bytes) -> bytes | None:

@@ -29,7 +29,7 @@ def main() -> int:
     return int(program(standalone_mode=True) or 0)
 
 
-def open_target(text: str) -> Target:
+def open_target(text: str, tls_dir: str | None = None) -> Target:
     """`nokv://HOST:PORT[,HOST:PORT]` is a cluster by its coordinators, anything else a directory."""
     if text.startswith("nokv://"):
         try:
@@ -38,7 +38,8 @@ def open_target(text: str) -> Target:
             from nokv.errors import UsageError
 
             raise UsageError(f"a cluster target needs {error.name}", hint="pip install 'nokv[shell]'") from None
-        return ClusterTarget([part for part in text.removeprefix("nokv://").rstrip("/").split(",") if part])
+        coordinators = [part for part in text.removeprefix("nokv://").rstrip("/").split(",") if part]
+        return ClusterTarget(coordinators, tls_dir=tls_dir)
     from nokv_shell.directory import DirectoryTarget
 
     return DirectoryTarget(text)

@@ -20,16 +20,23 @@ __all__ = ["program"]
 @click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.option("--write", is_flag=True, help="Allow writes from the start (the same as \\writemode on).")
 @click.option("--keep-going", is_flag=True, help="In scripts: go on after an error.")
+@click.option("--tls-dir", envvar="NOKV_TLS_DIR", type=click.Path(), help="ca.crt, tls.crt, tls.key for a cluster.")
 @click.version_option(package_name="nokv")
 def program(
-    target: str, commands: tuple[str, ...], script: str | None, output: str, write: bool, keep_going: bool
+    target: str,
+    commands: tuple[str, ...],
+    script: str | None,
+    output: str,
+    write: bool,
+    keep_going: bool,
+    tls_dir: str | None,
 ) -> None:
     """Talk to TARGET: a directory, or nokv://HOST:PORT of a cluster's coordinator.
 
     Reads only, until \\writemode on (or --write). `help` lists the verbs, `help VERB` shows examples.
     """
     try:
-        opened = open_target(target)
+        opened = open_target(target, tls_dir)
     except NoKVError as error:
         report(error)
         sys.exit(error.exit_code)

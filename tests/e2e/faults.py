@@ -24,12 +24,11 @@ from pathlib import Path
 
 import nokv
 from nokv.cli import processes
-from nokv.cli.client import RootAdmin
 from nokv.cli.cluster import _first_start
 from nokv.cli.launcher import LocalCluster, ProcessRecord
 from nokv.client import AsyncClusterClient
+from nokv.client.operator.client import AdminClient, RegionStatus, RootAdmin
 from nokv.errors import Indeterminate, NoKVError
-from nokv.migrate.client import AdminClient, RegionStatus
 from nokv.migrate.expand import expand
 from nokv.migrate.remove_peer import remove_peer
 from nokv.migrate.rollout import Target, Waiter

@@ -110,7 +110,7 @@ def test_bad_input(arguments: list[str], code: int, says: str, capsys: pytest.Ca
 def test_missing_extra_prints_the_pip_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name in [name for name in sys.modules if name == "grpc" or name.startswith(("grpc.", "nokv.cli.root"))]:
         monkeypatch.delitem(sys.modules, name)
-    for name in ("nokv.cli.client", "nokv.migrate.client"):
+    for name in ("nokv.cli.client", "nokv.client.operator.client"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "grpc", None)
     assert run(["root", "status", "--addr", "127.0.0.1:1"]) == 2

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,6 +22,9 @@ from nokv.multiraft.transport import CHANNEL_OPTIONS, SERVER_OPTIONS, RaftTransp
 from nokv.multiraft.wire import GroupMessage, encode_messages
 from nokv.pb import raft_pb2, raft_pb2_grpc
 from nokv.raft.types import ConfState, Entry, Message, MessageType, RaftSnapshot, SnapshotMetadata
+from nokv.rpc.certificates import init_ca, issue
+from nokv.rpc.tls import Tls
+from nokv.rpc.transport import bind
 
 FAST = TransportOptions(send_timeout_s=1.0, backoff_initial_s=0.01, backoff_max_s=0.05, retries_max=1)
 
@@ -58,17 +63,12 @@ class Process:
         self.receiver: Any = None
         self.server: Any = None
 
-    async def start(self, port: int = 0, credentials: grpc.ServerCredentials | None = None) -> None:
+    async def start(self, port: int = 0, tls: Tls | None = None) -> None:
         self.transport.attach(self.sink, self.receiver)
         self.server = grpc.aio.server(options=SERVER_OPTIONS)
         self.transport.register(self.server)
-        address = f"127.0.0.1:{port}"
-        if credentials is None:
-            port = self.server.add_insecure_port(address)
-        else:
-            port = self.server.add_secure_port(address, credentials)
+        self.addresses[self.node_id] = bind(self.server, f"127.0.0.1:{port}", tls)
         await self.server.start()
-        self.addresses[self.node_id] = f"127.0.0.1:{port}"
 
     async def stop(self) -> None:
         await self.transport.close()
@@ -287,39 +287,15 @@ async def test_hostile_batch_is_refused_and_others_served(damage: str) -> None:
 
 
 # -- TLS -----------------------------------------------------------------------------------------------
-def _certificate() -> tuple[bytes, bytes]:
-    x509 = pytest.importorskip("cryptography.x509")
-    import datetime
-    import ipaddress
-
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+async def test_tls_carries_and_plaintext_is_refused(tmp_path: Path) -> None:  # TR-04
     now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return private, certificate.public_bytes(pem)
-
-
-async def test_tls_carries_and_plaintext_is_refused() -> None:  # TR-04
-    private, certificate = _certificate()
+    init_ca(tmp_path / "ca", now=now)
+    for name in ("one", "two"):
+        issue(tmp_path / "ca", name, ["127.0.0.1"], now=now)
     addresses: dict[int, str] = {}
     two = Process(2, addresses, FAST)
-    await two.start(credentials=grpc.ssl_server_credentials([(private, certificate)]))
-    one = Process(1, addresses, FAST, credentials=grpc.ssl_channel_credentials(certificate))
+    await two.start(tls=Tls(tmp_path / "ca" / "two"))
+    one = Process(1, addresses, FAST, tls=Tls(tmp_path / "ca" / "one"))
     plain = Process(3, addresses, FAST)
     plain.transport.attach(plain.sink)
     one.transport.send(2, [heartbeat(1)])
