@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {
     "manifest_bytes_max": 2048,
 }
 KEYS = 40
-TARGET = 4000
+TARGET = 4001  # not an ingest: those take two steps
 
 # What operation n does; `expected` below is its sum.
 WRITER = """
@@ -98,7 +98,7 @@ def look(db: nokv.DB) -> int:
     return n
 
 
-@pytest.mark.parametrize("target", [TARGET, pytest.param(30_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("target", [TARGET, pytest.param(30_001, marks=pytest.mark.long)])
 def test_every_refresh_beside_a_busy_writer_is_a_later_prefix(tmp_path: Path, target: int) -> None:
     path = str(tmp_path / "db")
     writer = start_writer(path, target)
