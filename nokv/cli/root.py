@@ -244,8 +244,13 @@ def verify(addr: tuple[str, ...], directory: str | None, output: str) -> None:
     addresses = _addresses(addr, directory)
     state = state_from_pb(_snapshot(addresses))
     records = list(_records(addresses, state.last.revision))
-    first = records[0].token.revision if records else 0
-    payload: dict[str, Any] = {"revision": state.last.revision, "first_revision": first, "events": len(records)}
+    first = records[0].token.revision - records[0].folded if records else 0
+    payload: dict[str, Any] = {
+        "revision": state.last.revision,
+        "first_revision": first,
+        "events": len(records),
+        "folded": sum(record.folded for record in records),
+    }
     if state.last.revision and first != 1:
         emit("root-verify", {**payload, "verdict": "truncated", "differences": []}, output, lambda p: p["verdict"])
         raise PreconditionFailed(
@@ -262,6 +267,7 @@ def verify(addr: tuple[str, ...], directory: str | None, output: str) -> None:
             f"the state at revision {p['revision']} "
             + ("differs from" if p["differences"] else "equals")
             + f" the fold of all {p['events']} events"
+            + (f" and {p['folded']} superseded ones" if p["folded"] else "")
             + "".join(f"\n  differs: {name}" for name in p["differences"])
         ),
     )
@@ -284,6 +290,7 @@ def audit(addr: tuple[str, ...], directory: str | None, output: str) -> None:
         "complete": found.complete,
         "first_revision": found.first_revision,
         "last_revision": found.last_revision,
+        "folded": found.folded,
         "eras": found.eras,
         "handovers": found.handovers,
         "open_handover": found.open_handover,
@@ -301,6 +308,7 @@ def _audit_text(payload: dict[str, Any]) -> str:
     lines = [
         f"revisions {payload['first_revision']} to {payload['last_revision']}"
         + ("" if payload["complete"] else " (older events are no longer kept)")
+        + (f" ({payload['folded']} superseded fences and renewals are folded away)" if payload["folded"] else "")
         + f": {payload['eras']} eras granted, {payload['handovers']} hand-overs"
         + (f", the one into era {payload['open_handover']} is under way" if payload["open_handover"] else "")
     ]

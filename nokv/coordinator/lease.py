@@ -19,6 +19,7 @@ from enum import Enum
 from nokv.metaroot.events import (
     HandoffClosed,
     HandoffConfirmed,
+    HandoffReattached,
     LeaseGranted,
     LeaseReleased,
     LeaseRenewed,
@@ -183,7 +184,10 @@ class LeaseCompetitor:
             )
             return LeaseStep(StepKind.CONFIRM, lease.era, (confirmed,))
         if view.sealed is not None:
-            return LeaseStep(StepKind.CLOSE, lease.era, (HandoffClosed(self.coordinator_id, lease.era),))
+            closing: list[RootEvent] = [HandoffClosed(self.coordinator_id, lease.era)]
+            if view.sealed.unended_era:  # our predecessor died on its way in: end its hand-over with ours
+                closing.insert(0, HandoffReattached(self.coordinator_id, lease.era))
+            return LeaseStep(StepKind.CLOSE, lease.era, tuple(closing))
         if now_ns >= self._renew_at_ns:
             renewed = LeaseRenewed(self.coordinator_id, lease.era, self.terms.ttl_ms, until_ms)
             return LeaseStep(StepKind.RENEW, lease.era, (renewed,))

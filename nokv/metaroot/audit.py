@@ -16,6 +16,7 @@ from nokv.metaroot.events import (
     AllocatorFenced,
     HandoffClosed,
     HandoffConfirmed,
+    HandoffReattached,
     LeaseGranted,
     LeaseReleased,
     LeaseRenewed,
@@ -34,6 +35,9 @@ GUARANTEES = {
 }
 
 
+_ACTS = AllocatorFenced | HandoffConfirmed | HandoffClosed | HandoffReattached | LeaseRenewed | LeaseReleased
+
+
 @dataclass(slots=True)
 class Audit:
     """`problems`: what was seen against each guarantee, with the revision. `complete`: from the first event on."""
@@ -43,6 +47,7 @@ class Audit:
     first_revision: int = 0
     last_revision: int = 0
     events: int = 0
+    folded: int = 0  # superseded fences and renewals that are no longer kept
     eras: int = 0
     handovers: int = 0
     open_handover: int = 0  # the era that is taking over now, or 0
@@ -58,6 +63,7 @@ def audit(records: Iterable[RootRecord]) -> Audit:
     confirmed = True
     sealed = 0
     taking_over = 0  # granted after a seal, not closed yet
+    unended = reattached = False  # a successor was sealed before it closed its hand-over; the next one took it up
     fences = {Allocator.ID: 0, Allocator.TSO: 0}
 
     def problem(guarantee: str, text: str) -> None:
@@ -67,11 +73,12 @@ def audit(records: Iterable[RootRecord]) -> Audit:
         revision, event = record.token.revision, record.event
         if not result.events:
             result.first_revision = revision
-            result.complete = revision == 1
+            result.complete = revision - record.folded == 1
             open_era = 0 if result.complete else None
-        elif revision != result.last_revision + 1:
+        elif revision - record.folded != result.last_revision + 1:
             raise InvariantError(f"revision {revision} follows {result.last_revision}: the log has a gap")
         result.events += 1
+        result.folded += record.folded
         result.last_revision = revision
         match event:
             case LeaseGranted():
@@ -83,6 +90,7 @@ def audit(records: Iterable[RootRecord]) -> Audit:
                     problem("finality", f"the hand-over into era {taking_over} has not ended, era {event.era} begins")
                 open_era, confirmed = event.era, False
                 taking_over = event.era if sealed else 0
+                reattached = False
                 result.eras += 1
                 result.handovers += bool(sealed)
             case LeaseSealed():
@@ -91,6 +99,7 @@ def audit(records: Iterable[RootRecord]) -> Audit:
                 if event.id_frontier < fences[Allocator.ID] or event.tso_frontier < fences[Allocator.TSO]:
                     problem("inheritance", f"the seal of era {event.era} covers less than it fenced")
                 open_era, sealed = 0, max(sealed, event.era)
+                unended = unended or taking_over == event.era
                 fences = {Allocator.ID: event.id_frontier, Allocator.TSO: event.tso_frontier}
             case HandoffConfirmed():
                 if event.id_frontier < fences[Allocator.ID] or event.tso_frontier < fences[Allocator.TSO]:
@@ -100,7 +109,7 @@ def audit(records: Iterable[RootRecord]) -> Audit:
                 if event.fence < fences[event.allocator]:
                     problem("inheritance", f"the {event.allocator.value} fence goes back to {event.fence}")
                 fences[event.allocator] = event.fence
-        if isinstance(event, AllocatorFenced | HandoffConfirmed | HandoffClosed | LeaseRenewed | LeaseReleased):
+        if isinstance(event, _ACTS):
             if open_era is None and event.era > sealed:
                 open_era = event.era
             if event.era != open_era:
@@ -112,7 +121,11 @@ def audit(records: Iterable[RootRecord]) -> Audit:
             elif isinstance(event, HandoffClosed):
                 if not confirmed:
                     problem("finality", f"era {event.era} closes a hand-over that it has not confirmed")
-                taking_over = 0
+                if unended and not reattached:
+                    problem("finality", f"era {event.era} closes, and forgets the hand-over that was open before it")
+                taking_over, unended = 0, False
+            elif isinstance(event, HandoffReattached):
+                reattached = True
     result.open_handover = taking_over
     return result
 

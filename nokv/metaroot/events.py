@@ -19,6 +19,7 @@ __all__ = [
     "EventKind",
     "HandoffClosed",
     "HandoffConfirmed",
+    "HandoffReattached",
     "LeaseGranted",
     "LeaseReleased",
     "LeaseRenewed",
@@ -30,7 +31,13 @@ __all__ = [
     "PeerRemovalPlanned",
     "PeerRemoved",
     "RegionBootstrapped",
+    "RegionMergeCancelled",
+    "RegionMergeCommitted",
+    "RegionMergePlanned",
     "RegionPublished",
+    "RegionSplitCancelled",
+    "RegionSplitCommitted",
+    "RegionSplitPlanned",
     "RegionTombstoned",
     "RootEvent",
     "RootRecord",
@@ -40,12 +47,14 @@ __all__ = [
     "TransitionPhase",
     "addition_id",
     "event_kind",
+    "merge_id",
     "removal_id",
+    "split_id",
 ]
 
 
 class EventKind(IntEnum):
-    """Numbers are stored: they never change meaning. 30-39 are kept for split and merge."""
+    """Numbers are stored: they never change meaning."""
 
     STORE_JOINED = 1
     STORE_LEFT = 2
@@ -59,12 +68,19 @@ class EventKind(IntEnum):
     PEER_REMOVAL_PLANNED = 23
     PEER_REMOVED = 24
     PEER_REMOVAL_CANCELLED = 25
+    SPLIT_PLANNED = 30
+    SPLIT_COMMITTED = 31
+    SPLIT_CANCELLED = 32
+    MERGE_PLANNED = 33
+    MERGE_COMMITTED = 34
+    MERGE_CANCELLED = 35
     LEASE_GRANTED = 40
     LEASE_RENEWED = 41
     LEASE_RELEASED = 42
     LEASE_SEALED = 43
     HANDOFF_CONFIRMED = 44
     HANDOFF_CLOSED = 45
+    HANDOFF_REATTACHED = 46
 
 
 class Allocator(Enum):
@@ -73,11 +89,15 @@ class Allocator(Enum):
 
 
 class TransitionPhase(Enum):
-    """Where a planned change stands. A change ends exactly once."""
+    """Where a planned change stands. A change ends exactly once. `ADMITTED` is a view, never in the truth."""
 
     PLANNED = "planned"
+    ADMITTED = "admitted"  # the region's leader reports it as done; the terminal event is on its way
     COMPLETED = "completed"
-    CANCELLED = "cancelled"
+    CANCELLED = "cancelled"  # by its author
+    CONFLICTED = "conflicted"  # the region used the very epoch that the plan aimed at for another change
+    SUPERSEDED = "superseded"  # the region is past the epoch that the plan aimed at
+    ABORTED = "aborted"  # the region is gone
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -186,6 +206,56 @@ class PeerRemovalCancelled:
     region_id: int
 
 
+@dataclass(frozen=True, slots=True)
+class RegionSplitPlanned:
+    """`parent` keeps its id and one part of its range; `child` is new and gets the rest."""
+
+    transition_id: str
+    parent: Region
+    child: Region
+
+
+@dataclass(frozen=True, slots=True)
+class RegionSplitCommitted:
+    """Terminal: the parent's Raft log applied the split; both descriptors as they are after it."""
+
+    transition_id: str
+    parent: Region
+    child: Region
+
+
+@dataclass(frozen=True, slots=True)
+class RegionSplitCancelled:
+    transition_id: str
+    region_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class RegionMergePlanned:
+    """`target` is the descriptor that would cover both ranges; `source` is the neighbour that would be gone."""
+
+    transition_id: str
+    target: Region
+    source: Region
+
+
+@dataclass(frozen=True, slots=True)
+class RegionMergeCommitted:
+    """Terminal: the target's Raft log applied the merge. `source` is gone; its id is never used again."""
+
+    transition_id: str
+    target: Region
+    source: Region
+
+
+@dataclass(frozen=True, slots=True)
+class RegionMergeCancelled:
+    """`region_id` is the target's."""
+
+    transition_id: str
+    region_id: int
+
+
 # -- the coordinator's lease ------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class LeaseGranted:
@@ -245,6 +315,15 @@ class HandoffClosed:
     era: int
 
 
+@dataclass(frozen=True, slots=True)
+class HandoffReattached:
+    """The sealed predecessor had itself not ended the hand-over that it was part of: `era` takes that one up too, and
+    ends both with its `HandoffClosed`."""
+
+    holder: str
+    era: int
+
+
 RootEvent = (
     StoreJoined
     | StoreLeft
@@ -258,12 +337,19 @@ RootEvent = (
     | PeerRemovalPlanned
     | PeerRemoved
     | PeerRemovalCancelled
+    | RegionSplitPlanned
+    | RegionSplitCommitted
+    | RegionSplitCancelled
+    | RegionMergePlanned
+    | RegionMergeCommitted
+    | RegionMergeCancelled
     | LeaseGranted
     | LeaseRenewed
     | LeaseReleased
     | LeaseSealed
     | HandoffConfirmed
     | HandoffClosed
+    | HandoffReattached
 )
 
 _KINDS: dict[type, EventKind] = {
@@ -279,12 +365,19 @@ _KINDS: dict[type, EventKind] = {
     PeerRemovalPlanned: EventKind.PEER_REMOVAL_PLANNED,
     PeerRemoved: EventKind.PEER_REMOVED,
     PeerRemovalCancelled: EventKind.PEER_REMOVAL_CANCELLED,
+    RegionSplitPlanned: EventKind.SPLIT_PLANNED,
+    RegionSplitCommitted: EventKind.SPLIT_COMMITTED,
+    RegionSplitCancelled: EventKind.SPLIT_CANCELLED,
+    RegionMergePlanned: EventKind.MERGE_PLANNED,
+    RegionMergeCommitted: EventKind.MERGE_COMMITTED,
+    RegionMergeCancelled: EventKind.MERGE_CANCELLED,
     LeaseGranted: EventKind.LEASE_GRANTED,
     LeaseRenewed: EventKind.LEASE_RENEWED,
     LeaseReleased: EventKind.LEASE_RELEASED,
     LeaseSealed: EventKind.LEASE_SEALED,
     HandoffConfirmed: EventKind.HANDOFF_CONFIRMED,
     HandoffClosed: EventKind.HANDOFF_CLOSED,
+    HandoffReattached: EventKind.HANDOFF_REATTACHED,
 }
 assert set(_KINDS.values()) == set(EventKind)
 
@@ -295,12 +388,17 @@ def event_kind(event: RootEvent) -> EventKind:
 
 @dataclass(frozen=True, slots=True)
 class RootRecord:
-    """A committed event: what it says, where it lies in the log, who wrote it and when (by the author's wall clock)."""
+    """A committed event: what it says, where it lies in the log, who wrote it and when (by the author's wall clock).
+
+    `folded`: so many records directly before this one are no longer kept, each a fence or renewal that a later one of
+    the same era made meaningless (retention.py). The last of a log is never folded away.
+    """
 
     token: RootToken
     event: RootEvent
     time_ms: int = 0
     author: str = ""
+    folded: int = 0
 
     @property
     def kind(self) -> EventKind:
@@ -316,3 +414,13 @@ def addition_id(region: Region, peer: Peer) -> str:
 def removal_id(region: Region, peer: Peer) -> str:
     """The name of the change that removes `peer` from `region` as it is now."""
     return f"remove-peer/{region.region_id}/{peer.peer_id}/{region.epoch.conf_version}"
+
+
+def split_id(region: Region, split_key: bytes) -> str:
+    """The name of the split of `region` as it is now at `split_key`."""
+    return f"split/{region.region_id}/{region.epoch.version}/{split_key.hex()[:512]}"
+
+
+def merge_id(target: Region, source: Region) -> str:
+    """The name of the merge of `source` into `target` as they are now."""
+    return f"merge/{target.region_id}/{source.region_id}/{target.epoch.version}/{source.epoch.version}"

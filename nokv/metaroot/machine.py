@@ -1,17 +1,16 @@
 """The replicated state machine: committed Raft entries in, accepted events and the folded state out.
 
 No IO and no clock. One thread. Every replica feeds it the same entries, so all of them hold the same state and the
-same log. It keeps the newest `retain_max` events for readers and for the tail; older ones live on only in the state.
+same log. It keeps the newest events for readers and for the tail (retention.py); older ones live on only in the state.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
-from itertools import islice
 
 from nokv.errors import EpochNotMatch, NoKVError, NotFound, PreconditionFailed, UsageError
 from nokv.metaroot.events import RootRecord, RootToken
+from nokv.metaroot.retention import RecordLog
 from nokv.metaroot.state import RootState
 from nokv.metaroot.wire import Checkpoint, RootBatch, decode_batch
 
@@ -33,14 +32,13 @@ class AppliedBatch:
 class RootMachine:
     """`applied_index` is the Raft index of the newest entry that went in, accepted or not."""
 
-    __slots__ = ("_records", "applied_index", "applied_term", "retain_max", "state")
+    __slots__ = ("applied_index", "applied_term", "records", "state")
 
     def __init__(self, *, retain_max: int = 100_000) -> None:
         self.state = RootState()
         self.applied_index = 0
         self.applied_term = 0
-        self.retain_max = retain_max
-        self._records: deque[RootRecord] = deque()
+        self.records = RecordLog(retain_max=retain_max)
 
     @property
     def last(self) -> RootToken:
@@ -49,7 +47,7 @@ class RootMachine:
     @property
     def first_revision(self) -> int:
         """The oldest event that `read` can return; one past the last revision if none is kept."""
-        return self.state.last.revision - len(self._records) + 1
+        return self.records.first_revision or self.state.last.revision + 1
 
     def apply_entry(self, term: int, index: int, data: bytes) -> AppliedBatch | None:
         """Feed one committed entry; empty ones (a new leader's) and those already in are skipped. Raises Corruption."""
@@ -70,28 +68,24 @@ class RootMachine:
                 )
             except REFUSALS as error:
                 outcome.error = error
-            self._records.extend(outcome.records)
-            while len(self._records) > self.retain_max:
-                self._records.popleft()
+            self.records.extend(outcome.records)
         self.applied_index = index
         self.applied_term = term
         return outcome
 
     def read(self, from_revision: int, limit: int) -> list[RootRecord]:
         """Up to `limit` events from `from_revision` on; empty past the end. NotFound below `first_revision`."""
-        first = self.first_revision
-        if from_revision < first:
-            raise NotFound(f"revision {from_revision} is no longer kept; the oldest is {first}")
-        skip = from_revision - first
-        return list(islice(self._records, skip, skip + limit))
+        if not len(self.records) and from_revision <= self.state.last.revision:
+            raise NotFound(f"revision {from_revision} is no longer kept")
+        return self.records.read(from_revision, limit)
 
     def checkpoint(self) -> Checkpoint:
         """A picture of now that later entries do not change; encoding it (elsewhere, if one likes) is the dear part."""
-        return Checkpoint(self.applied_index, self.applied_term, self.state.copy(), list(self._records))
+        return Checkpoint(self.applied_index, self.applied_term, self.state.copy(), list(self.records))
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Replace everything."""
         self.state = checkpoint.state
-        self._records = deque(checkpoint.records)
+        self.records.load(checkpoint.records)
         self.applied_index = checkpoint.index
         self.applied_term = checkpoint.term

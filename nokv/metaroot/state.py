@@ -12,7 +12,8 @@ The lease, as a life of eras (docs/rooted_truth.md):
     primacy       an era is granted only when the one before it is sealed
     inheritance   a successor confirms with frontiers that cover the sealed ones; allocators never go back
     silence       a sealed era can fence nothing any more
-    finality      a hand-over ends by `closed`, or by sealing the successor, which takes the frontiers over
+    finality      a hand-over ends by `closed`; one that a dead successor left open is reattached to the next one, and
+                  closed with its own
 """
 
 from __future__ import annotations
@@ -23,12 +24,24 @@ from itertools import pairwise
 from typing import TypeVar
 
 from nokv.errors import EpochNotMatch, InvariantError, NotFound, PreconditionFailed, UsageError
+from nokv.metaroot.changes import (
+    FINISHED_MAX,
+    FinishedTransition,
+    PendingPeerChange,
+    PendingRangeChange,
+    check_effect,
+    covers,
+    has_effect,
+    overtaken,
+    union,
+)
 from nokv.metaroot.events import (
     NO_TOKEN,
     Allocator,
     AllocatorFenced,
     HandoffClosed,
     HandoffConfirmed,
+    HandoffReattached,
     LeaseGranted,
     LeaseReleased,
     LeaseRenewed,
@@ -40,7 +53,13 @@ from nokv.metaroot.events import (
     PeerRemovalPlanned,
     PeerRemoved,
     RegionBootstrapped,
+    RegionMergeCancelled,
+    RegionMergeCommitted,
+    RegionMergePlanned,
     RegionPublished,
+    RegionSplitCancelled,
+    RegionSplitCommitted,
+    RegionSplitPlanned,
     RegionTombstoned,
     RootEvent,
     RootRecord,
@@ -52,10 +71,7 @@ from nokv.metaroot.events import (
 from nokv.metaroot.ranges import RangeIndex
 from nokv.region import Peer, Region, RegionState, Store, StoreState
 
-__all__ = ["FinishedTransition", "Lease", "PendingPeerChange", "RootState", "SealedEra", "fold"]
-
-FINISHED_MAX = 1024
-"""How many ended changes the state remembers; the oldest is forgotten first (the log still has it)."""
+__all__ = ["Lease", "RootState", "SealedEra", "fold"]
 
 FENCE_LIMIT = 1 << 63
 """No allocator goes beyond this."""
@@ -78,31 +94,15 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class SealedEra:
-    """The newest sealed era, until its successor closes the hand-over."""
+    """The newest sealed era, until its successor closes the hand-over. `unended_era`: the oldest era whose hand-over it
+    should have ended and did not (0: none); the successor has to reattach that one before it closes."""
 
     holder: str
     era: int
     id_frontier: int
     tso_frontier: int
-
-
-@dataclass(frozen=True, slots=True)
-class PendingPeerChange:
-    """A planned membership change that has not ended. A region has at most one."""
-
-    transition_id: str
-    region_id: int
-    peer: Peer
-    removal: bool
-    target: Region
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedTransition:
-    transition_id: str
-    region_id: int
-    phase: TransitionPhase
-    revision: int
+    unended_era: int = 0
+    reattached: bool = False
 
 
 _ALREADY = False
@@ -128,6 +128,7 @@ class RootState:
     regions: dict[int, Region] = field(default_factory=dict)
     pending: dict[int, PendingPeerChange] = field(default_factory=dict)  # by region
     finished: dict[str, FinishedTransition] = field(default_factory=dict)  # oldest first
+    pending_ranges: dict[int, PendingRangeChange] = field(default_factory=dict)  # under both regions' ids
     ranges: RangeIndex = field(init=False, compare=False, repr=False)
     _undo: list[Callable[[], object]] = field(init=False, compare=False, repr=False, default_factory=list)
 
@@ -185,6 +186,11 @@ class RootState:
 
     def replay(self, record: RootRecord) -> None:
         """Fold one committed record. It was accepted once, so that a refusal here is our own bug."""
+        if record.folded:
+            before = record.token.revision - 1
+            if not before - record.folded <= self.last.revision <= before:
+                raise InvariantError(f"event {record.token} folds {record.folded}, after revision {self.last.revision}")
+            self.last = RootToken(before, self.last.term, self.last.index)
         try:
             records = self.apply([record.event], term=record.token.term, index=record.token.index)
         except (PreconditionFailed, EpochNotMatch, NotFound, UsageError) as error:
@@ -208,10 +214,12 @@ class RootState:
             largest = max(largest, region.region_id, max((p.peer_id for p in region.peers), default=0))
         for change in self.pending.values():
             largest = max(largest, change.peer.peer_id)
+        for planned in self.pending_ranges.values():
+            largest = max(largest, planned.other.region_id, max(p.peer_id for p in planned.other.peers))
         return largest
 
     def copy(self) -> RootState:
-        return RootState(
+        copied = RootState(
             self.last,
             self.cluster_epoch,
             self.membership_epoch,
@@ -221,10 +229,14 @@ class RootState:
             self.lease,
             self.sealed,
             dict(self.stores),
-            dict(self.regions),
+            {},
             dict(self.pending),
             dict(self.finished),
+            dict(self.pending_ranges),
         )
+        copied.regions = dict(self.regions)
+        copied.ranges = self.ranges.copy(copied.regions)
+        return copied
 
     def check(self) -> None:
         """The state's invariants; tests call this after every step."""
@@ -238,6 +250,12 @@ class RootState:
         for region_id, change in self.pending.items():
             assert region_id == change.region_id
             assert self.region(region_id) is not None
+            assert region_id not in self.pending_ranges
+        for region_id, planned in self.pending_ranges.items():
+            assert region_id in (planned.target.region_id, planned.other.region_id)
+            assert self.pending_ranges[planned.target.region_id] is self.pending_ranges[planned.other.region_id]
+            assert self.region(planned.region_id) is not None
+            assert (self.region(planned.other.region_id) is not None) is planned.merge
         assert self.lease is None or self.lease.era == self.era
         assert self.era == 0 or self.lease is not None or (self.sealed is not None and self.sealed.era == self.era)
         assert self.sealed is None or self.sealed.era <= self.era
@@ -274,6 +292,18 @@ class RootState:
                 return self._cancelled(event.transition_id, event.region_id, revision, removal=False)
             case PeerRemovalCancelled():
                 return self._cancelled(event.transition_id, event.region_id, revision, removal=True)
+            case RegionSplitPlanned():
+                return self._split_planned(event)
+            case RegionSplitCommitted():
+                return self._split_committed(event, revision)
+            case RegionSplitCancelled():
+                return self._range_cancelled(event.transition_id, event.region_id, revision, merge=False)
+            case RegionMergePlanned():
+                return self._merge_planned(event)
+            case RegionMergeCommitted():
+                return self._merge_committed(event, revision)
+            case RegionMergeCancelled():
+                return self._range_cancelled(event.transition_id, event.region_id, revision, merge=True)
             case LeaseGranted():
                 return self._granted(event, revision)
             case LeaseRenewed():
@@ -286,6 +316,8 @@ class RootState:
                 return self._confirmed(event)
             case HandoffClosed():
                 return self._closed(event)
+            case HandoffReattached():
+                return self._reattached(event)
         raise UsageError(f"not an event of the rooted log: {event!r}")
 
     # stores
@@ -301,22 +333,26 @@ class RootState:
             return _ALREADY
         if known is not None and known.state is StoreState.TOMBSTONE:
             raise PreconditionFailed(f"store {store.store_id} has left for good; its id is not used again")
+        if known is not None and known.state is StoreState.OFFLINE:  # one that is leaving stays so, wherever it moves
+            if known.address == store.address:
+                return _ALREADY
+            store = replace(store, state=StoreState.OFFLINE)
         self._put(self.stores, store.store_id, store)
         self.membership_epoch += 1
         return _NEW
 
     def _store_left(self, store_id: int) -> bool:
+        """Offline while it still has peers; repeated without any, gone for good."""
         known = self.stores.get(store_id)
         if known is None:
             raise NotFound(f"no store {store_id}")
         if known.state is StoreState.TOMBSTONE:
             return _ALREADY
-        for region in self.ranges.overlapping(b"", b""):
-            if region.peer_on(store_id) is not None:
-                raise PreconditionFailed(
-                    f"store {store_id} still has a peer of region {region.region_id}", hint="remove its peers first"
-                )
-        self._put(self.stores, store_id, replace(known, state=StoreState.TOMBSTONE))
+        has_peers = any(region.peer_on(store_id) is not None for region in self.ranges.overlapping(b"", b""))
+        state = StoreState.OFFLINE if has_peers else StoreState.TOMBSTONE
+        if known.state is state:
+            return _ALREADY
+        self._put(self.stores, store_id, replace(known, state=state))
         self.membership_epoch += 1
         return _NEW
 
@@ -349,6 +385,7 @@ class RootState:
             if moved_on and (region.start_key, region.end_key) == (known.start_key, known.end_key):
                 return _ALREADY
             raise PreconditionFailed(f"region {region.region_id} exists already, with another descriptor")
+        self._check_no_pending(region.region_id)  # a split may mean to use this id
         self._check_free(region)
         self._put_region(region)
         return _NEW
@@ -359,9 +396,8 @@ class RootState:
             return _ALREADY
         self._check_descriptor(region)
         self._check_newer(known, region)
-        if region.peers != known.peers:
-            self._settle_pending(region, revision)
         self._put_region(region)
+        self._settle(region, revision)
         return _NEW
 
     def _tombstoned(self, region: Region, revision: int) -> bool:
@@ -371,9 +407,7 @@ class RootState:
         if known.state is RegionState.TOMBSTONE:
             return _ALREADY
         self._check_newer(known, region)
-        change = self.pending.get(region.region_id)
-        if change is not None:
-            self._finish(change.transition_id, region.region_id, TransitionPhase.CANCELLED, revision)
+        self._abort(region.region_id, revision)
         self._put_region(replace(known, state=RegionState.TOMBSTONE))
         return _NEW
 
@@ -389,17 +423,15 @@ class RootState:
         ended = self.finished.get(transition_id)
         if ended is not None and ended.phase is TransitionPhase.COMPLETED:
             return _ALREADY
-        if current is not None:
-            raise PreconditionFailed(
-                f"region {target.region_id} already has the pending change {current.transition_id}",
-                hint="wait for it to end, or cancel it",
-            )
+        self._check_no_pending(target.region_id)
         self._check_descriptor(target)
         if target.epoch.conf_version <= known.epoch.conf_version or target.epoch.version < known.epoch.version:
             raise EpochNotMatch(
                 f"region {target.region_id} is at {known.epoch}; the plan aims at {target.epoch}", regions=(known,)
             )
-        _check_effect(target, peer, removal=removal)
+        check_effect(target, peer, removal=removal)
+        if not removal and self.stores[peer.store_id].state is StoreState.OFFLINE:
+            raise PreconditionFailed(f"store {peer.store_id} is leaving: it takes no new peers")
         if removal and known.peer(peer.peer_id) is None:
             raise PreconditionFailed(f"region {target.region_id} has no peer {peer.peer_id} to remove")
         self._put(self.pending, target.region_id, plan)
@@ -408,36 +440,160 @@ class RootState:
     def _done(self, transition_id: str, peer: Peer, region: Region, revision: int, *, removal: bool) -> bool:
         """What a region's own Raft log has applied is a fact. It is refused only if it contradicts what is known."""
         known = self._known(region.region_id)
-        _check_effect(region, peer, removal=removal)
-        change = self.pending.get(region.region_id)
-        ours = change is not None and change.transition_id == transition_id
+        check_effect(region, peer, removal=removal)
         if region.epoch.conf_version <= known.epoch.conf_version:
             if region.epoch.conf_version == known.epoch.conf_version and region.peers != known.peers:
                 raise EpochNotMatch(f"region {region.region_id} has other peers at {known.epoch}", regions=(known,))
-            if not ours:
-                return _ALREADY  # a newer descriptor of the same log includes this change
-            self._finish(transition_id, region.region_id, TransitionPhase.COMPLETED, revision)
-            return _NEW
-        if change is not None and not ours:
-            raise PreconditionFailed(
-                f"region {region.region_id} has the pending change {change.transition_id}, not {transition_id}"
-            )
+            # a newer descriptor of the same log includes this change; what was thought of it before is set right
+            return self._set_right(transition_id, region.region_id, revision)
         self._check_descriptor(region)
         self._check_newer(known, region)
         self._finish(transition_id, region.region_id, TransitionPhase.COMPLETED, revision)
         self._put_region(region)
+        self._settle(region, revision)
         return _NEW
 
     def _cancelled(self, transition_id: str, region_id: int, revision: int, *, removal: bool) -> bool:
         change = self.pending.get(region_id)
         if change is None or change.transition_id != transition_id:
-            ended = self.finished.get(transition_id)
-            if ended is not None and ended.phase is TransitionPhase.CANCELLED:
-                return _ALREADY
-            state = "has ended already" if ended is not None else "is not pending"
-            raise PreconditionFailed(f"the change {transition_id} of region {region_id} {state}")
+            return self._cancelled_before(transition_id, region_id)
         if change.removal is not removal:
             raise UsageError(f"the change {transition_id} is {'a removal' if change.removal else 'an addition'}")
+        self._finish(transition_id, region_id, TransitionPhase.CANCELLED, revision)
+        return _NEW
+
+    def _cancelled_before(self, transition_id: str, region_id: int) -> bool:
+        ended = self.finished.get(transition_id)
+        if ended is not None and ended.phase is TransitionPhase.CANCELLED:
+            return _ALREADY
+        state = f"has ended already: {ended.phase.value}" if ended is not None else "is not pending"
+        raise PreconditionFailed(f"the change {transition_id} of region {region_id} {state}")
+
+    # splits and merges: the region whose log carries the change is `target`
+    def _split_planned(self, event: RegionSplitPlanned) -> bool:
+        parent, child = event.parent, event.child
+        known = self._known(parent.region_id)
+        plan = PendingRangeChange(event.transition_id, False, parent, child)
+        if self._range_plan_known(plan):
+            return _ALREADY
+        if child.region_id in self.regions:
+            raise PreconditionFailed(f"region {child.region_id} exists already: a split makes a new one")
+        self._check_range_plan(plan, known, known.epoch.version)
+        if union(parent, child) != (known.start_key, known.end_key):
+            raise UsageError(f"the two parts are not what region {known.region_id} covers")
+        if {p.store_id for p in child.peers} != {p.store_id for p in known.peers}:
+            raise UsageError(f"region {child.region_id} would live on other stores than region {known.region_id}")
+        if {p.peer_id for p in child.peers} & {p.peer_id for p in known.peers}:
+            raise UsageError(f"regions {known.region_id} and {child.region_id} would share a peer id")
+        self._plan_range(plan)
+        return _NEW
+
+    def _merge_planned(self, event: RegionMergePlanned) -> bool:
+        target, source = event.target, event.source
+        known, neighbour = self._known(target.region_id), self._known(source.region_id)
+        plan = PendingRangeChange(event.transition_id, True, target, source)
+        if self._range_plan_known(plan):
+            return _ALREADY
+        if source != neighbour:
+            raise EpochNotMatch(
+                f"region {source.region_id} is at {neighbour.epoch}: the plan does not show it as it is",
+                regions=(neighbour,),
+            )
+        self._check_range_plan(plan, known, max(known.epoch.version, neighbour.epoch.version))
+        if union(known, neighbour) != (target.start_key, target.end_key):
+            raise UsageError(f"regions {known.region_id} and {neighbour.region_id} do not make up the planned range")
+        if {p.store_id for p in neighbour.peers} != {p.store_id for p in known.peers}:
+            raise PreconditionFailed(
+                f"regions {known.region_id} and {neighbour.region_id} live on different stores",
+                hint="move the peers of one of them first",
+            )
+        self._plan_range(plan)
+        return _NEW
+
+    def _range_plan_known(self, plan: PendingRangeChange) -> bool:
+        if not plan.transition_id:
+            raise UsageError("a planned change needs a transition id")
+        ended = self.finished.get(plan.transition_id)
+        return self.pending_ranges.get(plan.region_id) == plan or (
+            ended is not None and ended.phase is TransitionPhase.COMPLETED
+        )
+
+    def _check_range_plan(self, plan: PendingRangeChange, known: Region, version: int) -> None:
+        target, other = plan.target, plan.other
+        if target.region_id == other.region_id:
+            raise UsageError(f"region {target.region_id} cannot be both sides of a change")
+        self._check_no_pending(target.region_id)
+        self._check_no_pending(other.region_id)
+        self._check_descriptor(target)
+        self._check_descriptor(other)
+        if target.epoch.version <= version or target.epoch.conf_version != known.epoch.conf_version:
+            raise EpochNotMatch(
+                f"region {known.region_id} is at {known.epoch}; the plan aims at {target.epoch}", regions=(known,)
+            )
+        if target.peers != known.peers:
+            raise UsageError(f"a split or merge changes no peers of region {known.region_id}")
+
+    def _plan_range(self, plan: PendingRangeChange) -> None:
+        self._put(self.pending_ranges, plan.target.region_id, plan)
+        self._put(self.pending_ranges, plan.other.region_id, plan)
+
+    def _split_committed(self, event: RegionSplitCommitted, revision: int) -> bool:
+        """A fact: the parent's log has applied it. The child appears, now or (if newer news of the parent came first)
+        in the hole that the parent left."""
+        parent, child, name = event.parent, event.child, event.transition_id
+        known = self._known(parent.region_id)
+        self._check_descriptor(parent)
+        self._check_descriptor(child)
+        union(parent, child)
+        if parent.epoch.version <= known.epoch.version:
+            if child.region_id in self.regions:
+                return self._set_right(name, parent.region_id, revision)
+            self._check_free(child)
+        else:
+            if child.region_id in self.regions:
+                raise PreconditionFailed(f"region {child.region_id} exists already: a split makes a new one")
+            if not (covers(known, parent) and covers(known, child)):
+                raise EpochNotMatch(f"region {known.region_id} is at {known.epoch}, and smaller", regions=(known,))
+            self._check_newer(known, parent)
+            self._put_region(parent)
+        self._finish(name, parent.region_id, TransitionPhase.COMPLETED, revision)
+        self._put_region(child)
+        self._settle(parent, revision)
+        self._abort(child.region_id, revision)  # some other plan had meant to use this id
+        return _NEW
+
+    def _merge_committed(self, event: RegionMergeCommitted, revision: int) -> bool:
+        target, source, name = event.target, event.source, event.transition_id
+        known = self._known(target.region_id)
+        if source.region_id == target.region_id:
+            raise UsageError(f"region {target.region_id} cannot be both sides of a change")
+        self._check_descriptor(target)
+        neighbour = self.regions.get(source.region_id)
+        gone = neighbour is not None and neighbour.state is RegionState.TOMBSTONE
+        if target.epoch.version <= known.epoch.version:
+            if neighbour is not None and not gone:
+                raise EpochNotMatch(
+                    f"region {known.region_id} is at {known.epoch}, and region {source.region_id} is not in it",
+                    regions=(known,),
+                )
+            return self._set_right(name, target.region_id, revision)
+        if not covers(target, source) or (neighbour is not None and not gone and not covers(target, neighbour)):
+            raise UsageError(f"region {target.region_id} does not cover region {source.region_id}: that is no merge")
+        self._finish(name, target.region_id, TransitionPhase.COMPLETED, revision)
+        self._abort(source.region_id, revision)
+        if not gone:
+            self._put_region(replace(neighbour or source, state=RegionState.TOMBSTONE))
+        self._check_newer(known, target)
+        self._put_region(target)
+        self._settle(target, revision)
+        return _NEW
+
+    def _range_cancelled(self, transition_id: str, region_id: int, revision: int, *, merge: bool) -> bool:
+        change = self.pending_ranges.get(region_id)
+        if change is None or change.transition_id != transition_id or change.region_id != region_id:
+            return self._cancelled_before(transition_id, region_id)
+        if change.merge is not merge:
+            raise UsageError(f"the change {transition_id} is a {'merge' if change.merge else 'split'}")
         self._finish(transition_id, region_id, TransitionPhase.CANCELLED, revision)
         return _NEW
 
@@ -492,7 +648,9 @@ class RootState:
                 f"era {event.era} ends at id {self.id_fence}, tso {self.tso_fence}: the seal says otherwise",
                 hint="read the state again and decide anew",
             )
-        self.sealed = SealedEra(lease.holder, lease.era, event.id_frontier, event.tso_frontier)
+        before = self.sealed  # a hand-over into this era that it never closed
+        unended = 0 if before is None else before.unended_era or before.era
+        self.sealed = SealedEra(lease.holder, lease.era, event.id_frontier, event.tso_frontier, unended)
         self.lease = None
         return _NEW
 
@@ -514,7 +672,22 @@ class RootState:
             raise PreconditionFailed(f"era {event.era} has not confirmed the hand-over: it cannot close it")
         if self.sealed is None:
             return _ALREADY
+        if self.sealed.unended_era and not self.sealed.reattached:
+            raise PreconditionFailed(
+                f"the hand-over of era {self.sealed.unended_era} has not ended: era {event.era} must reattach it first"
+            )
         self.sealed = None
+        return _NEW
+
+    def _reattached(self, event: HandoffReattached) -> bool:
+        lease = self._held(event.holder, event.era)
+        if not lease.confirmed:
+            raise PreconditionFailed(f"era {event.era} has not confirmed: it can take up no other hand-over")
+        if self.sealed is None or self.sealed.reattached:
+            return _ALREADY
+        if not self.sealed.unended_era:
+            raise PreconditionFailed(f"era {self.sealed.era} left no hand-over open: there is nothing to reattach")
+        self.sealed = replace(self.sealed, reattached=True)
         return _NEW
 
     # -- checks -------------------------------------------------------------------------------------------------------
@@ -575,14 +748,55 @@ class RootState:
             if other.region_id != region.region_id:
                 raise PreconditionFailed(f"region {region.region_id} would overlap region {other.region_id}")
 
-    def _settle_pending(self, region: Region, revision: int) -> None:
-        """New peers were published outside a plan: fine if there is no plan, or if this is what it asked for."""
+    def _check_no_pending(self, region_id: int) -> None:
+        current = self.pending.get(region_id) or self.pending_ranges.get(region_id)
+        if current is not None:
+            raise PreconditionFailed(
+                f"region {region_id} already has the pending change {current.transition_id}",
+                hint="wait for it to end, or cancel it",
+            )
+
+    # -- what a fact means for plans ----------------------------------------------------------------------------------
+    def _settle(self, region: Region, revision: int) -> None:
+        """`region` is what its own Raft log has made of it: is what was planned for it done, still possible, or
+        overtaken?"""
         change = self.pending.get(region.region_id)
-        if change is None:
+        if change is not None:
+            aimed = change.target.epoch.conf_version
+            if has_effect(region, change.peer, removal=change.removal):
+                self._finish(change.transition_id, region.region_id, TransitionPhase.COMPLETED, revision)
+            elif region.epoch.conf_version >= aimed:
+                phase = overtaken(region.epoch.conf_version, aimed)
+                self._finish(change.transition_id, region.region_id, phase, revision)
+        planned = self.pending_ranges.get(region.region_id)
+        if planned is None:
             return
-        if not _has_effect(region, change.peer, removal=change.removal):
-            raise PreconditionFailed(f"region {region.region_id} has the pending change {change.transition_id}")
-        self._finish(change.transition_id, region.region_id, TransitionPhase.COMPLETED, revision)
+        version, target = region.epoch.version, planned.target
+        if region.region_id != target.region_id:
+            if version != planned.other.epoch.version:  # the neighbour to be merged has another range now
+                self._finish(planned.transition_id, target.region_id, TransitionPhase.SUPERSEDED, revision)
+        elif version > target.epoch.version or (
+            version == target.epoch.version and (region.start_key, region.end_key) != (target.start_key, target.end_key)
+        ):
+            phase = overtaken(version, target.epoch.version)
+            self._finish(planned.transition_id, target.region_id, phase, revision)
+
+    def _set_right(self, transition_id: str, region_id: int, revision: int) -> bool:
+        """A change that the truth already shows turns out to be this one."""
+        pending = self.pending.get(region_id) or self.pending_ranges.get(region_id)
+        ended = self.finished.get(transition_id)
+        if (pending is None or pending.transition_id != transition_id) and (
+            ended is None or ended.phase is TransitionPhase.COMPLETED
+        ):
+            return _ALREADY
+        self._finish(transition_id, region_id, TransitionPhase.COMPLETED, revision)
+        return _NEW
+
+    def _abort(self, region_id: int, revision: int) -> None:
+        """The region is gone: so is what was planned for it."""
+        for change in (self.pending.get(region_id), self.pending_ranges.get(region_id)):
+            if change is not None:
+                self._finish(change.transition_id, change.region_id, TransitionPhase.ABORTED, revision)
 
     # -- changes, each with its undo ----------------------------------------------------------------------------------
     def _put(self, mapping: dict[_K, _V], key: _K, value: _V) -> None:
@@ -614,6 +828,12 @@ class RootState:
         if change is not None and change.transition_id == transition_id:
             self._undo.append(lambda: self.pending.__setitem__(region_id, change))
             del self.pending[region_id]
+        planned = self.pending_ranges.get(region_id)
+        if planned is not None and planned.transition_id == transition_id:
+            both = {planned.target.region_id: planned, planned.other.region_id: planned}
+            self._undo.append(lambda: self.pending_ranges.update(both))
+            for one in both:
+                del self.pending_ranges[one]
         self._put(self.finished, transition_id, FinishedTransition(transition_id, region_id, phase, revision))
 
     def _scalars(self) -> _Scalars:
@@ -643,18 +863,6 @@ class RootState:
             self.lease,
             self.sealed,
         ) = before
-
-
-def _has_effect(region: Region, peer: Peer, *, removal: bool) -> bool:
-    """Is `region` a descriptor after the change: the peer is in it with its role, or it is not in it any more?"""
-    found = region.peer(peer.peer_id)
-    return found is None if removal else found == peer
-
-
-def _check_effect(region: Region, peer: Peer, *, removal: bool) -> None:
-    if not _has_effect(region, peer, removal=removal):
-        what = "still names" if removal else "does not name"
-        raise UsageError(f"region {region.region_id} {what} peer {peer.peer_id}: that is not how the change ends")
 
 
 def fold(records: Iterable[RootRecord], state: RootState | None = None) -> RootState:

@@ -32,12 +32,14 @@ from nokv.errors import (
     Unavailable,
     UsageError,
 )
+from nokv.metaroot.changes import FinishedTransition, PendingPeerChange, PendingRangeChange
 from nokv.metaroot.events import (
     Allocator,
     AllocatorFenced,
     EventKind,
     HandoffClosed,
     HandoffConfirmed,
+    HandoffReattached,
     LeaseGranted,
     LeaseReleased,
     LeaseRenewed,
@@ -49,7 +51,13 @@ from nokv.metaroot.events import (
     PeerRemovalPlanned,
     PeerRemoved,
     RegionBootstrapped,
+    RegionMergeCancelled,
+    RegionMergeCommitted,
+    RegionMergePlanned,
     RegionPublished,
+    RegionSplitCancelled,
+    RegionSplitCommitted,
+    RegionSplitPlanned,
     RegionTombstoned,
     RootEvent,
     RootRecord,
@@ -59,7 +67,8 @@ from nokv.metaroot.events import (
     TransitionPhase,
     event_kind,
 )
-from nokv.metaroot.state import FinishedTransition, Lease, PendingPeerChange, RootState, SealedEra
+from nokv.metaroot.retention import check_chain
+from nokv.metaroot.state import Lease, RootState, SealedEra
 from nokv.pb import meta_pb2, root_pb2
 from nokv.region import Peer, PeerRole, Region, RegionEpoch, RegionState, Store, StoreState
 
@@ -206,8 +215,7 @@ def decode_checkpoint(data: bytes, where: str = "root checkpoint") -> Checkpoint
         state.check()
     except (DecodeError, UsageError, AssertionError) as error:
         raise Corruption(f"not a checkpoint: {error}", path=where, offset=HEADER_BYTES) from error
-    revisions = [r.token.revision for r in records]
-    if revisions and revisions != list(range(state.last.revision - len(revisions) + 1, state.last.revision + 1)):
+    if not check_chain(records, state.last.revision):
         raise Corruption("the events do not lead up to the state", path=where, offset=HEADER_BYTES)
     if state.last.index > message.applied_index:
         raise Corruption("the state is newer than its index", path=where, offset=HEADER_BYTES)
@@ -325,7 +333,15 @@ def event_to_pb(event: RootEvent, *, time_ms: int = 0, author: str = "") -> root
             message.transition_id = event.transition_id
             message.peer.CopyFrom(peer_to_pb(event.peer))
             message.region.CopyFrom(region_to_pb(event.region))
-        case PeerAdditionCancelled() | PeerRemovalCancelled():
+        case RegionSplitPlanned() | RegionSplitCommitted():
+            message.transition_id = event.transition_id
+            message.region.CopyFrom(region_to_pb(event.parent))
+            message.other.CopyFrom(region_to_pb(event.child))
+        case RegionMergePlanned() | RegionMergeCommitted():
+            message.transition_id = event.transition_id
+            message.region.CopyFrom(region_to_pb(event.target))
+            message.other.CopyFrom(region_to_pb(event.source))
+        case PeerAdditionCancelled() | PeerRemovalCancelled() | RegionSplitCancelled() | RegionMergeCancelled():
             message.transition_id = event.transition_id
             message.region.region_id = event.region_id
         case LeaseGranted():
@@ -340,7 +356,7 @@ def event_to_pb(event: RootEvent, *, time_ms: int = 0, author: str = "") -> root
             message.era = event.era
             message.lease_ttl_ms = event.lease_ttl_ms
             message.lease_until_ms = event.lease_until_ms
-        case LeaseReleased() | HandoffClosed():
+        case LeaseReleased() | HandoffClosed() | HandoffReattached():
             message.holder = event.holder
             message.era = event.era
         case LeaseSealed():
@@ -393,6 +409,18 @@ def event_from_pb(message: root_pb2.RootEvent) -> RootEvent:
             return PeerRemoved(transition_id, peer_from_pb(message.peer), region_from_pb(message.region))
         case EventKind.PEER_REMOVAL_CANCELLED:
             return PeerRemovalCancelled(transition_id, message.region.region_id)
+        case EventKind.SPLIT_PLANNED:
+            return RegionSplitPlanned(transition_id, region_from_pb(message.region), region_from_pb(message.other))
+        case EventKind.SPLIT_COMMITTED:
+            return RegionSplitCommitted(transition_id, region_from_pb(message.region), region_from_pb(message.other))
+        case EventKind.SPLIT_CANCELLED:
+            return RegionSplitCancelled(transition_id, message.region.region_id)
+        case EventKind.MERGE_PLANNED:
+            return RegionMergePlanned(transition_id, region_from_pb(message.region), region_from_pb(message.other))
+        case EventKind.MERGE_COMMITTED:
+            return RegionMergeCommitted(transition_id, region_from_pb(message.region), region_from_pb(message.other))
+        case EventKind.MERGE_CANCELLED:
+            return RegionMergeCancelled(transition_id, message.region.region_id)
         case EventKind.LEASE_GRANTED:
             address = _text(message.address, "address")
             incarnation = _text(message.incarnation, "incarnation")
@@ -407,16 +435,21 @@ def event_from_pb(message: root_pb2.RootEvent) -> RootEvent:
             return HandoffConfirmed(holder, message.era, message.id_frontier, message.tso_frontier)
         case EventKind.HANDOFF_CLOSED:
             return HandoffClosed(holder, message.era)
+        case EventKind.HANDOFF_REATTACHED:
+            return HandoffReattached(holder, message.era)
 
 
 def record_to_pb(record: RootRecord) -> root_pb2.RootEvent:
     message = event_to_pb(record.event, time_ms=record.time_ms, author=record.author)
     message.token.CopyFrom(token_to_pb(record.token))
+    message.folded = record.folded
     return message
 
 
 def record_from_pb(message: root_pb2.RootEvent) -> RootRecord:
-    return RootRecord(token_from_pb(message.token), event_from_pb(message), message.time_ms, message.author)
+    return RootRecord(
+        token_from_pb(message.token), event_from_pb(message), message.time_ms, message.author, message.folded
+    )
 
 
 # -- the state --------------------------------------------------------------------------------------------------------
@@ -486,17 +519,30 @@ def state_to_pb(state: RootState, *, catalog: bool = True) -> root_pb2.RootState
         message.sealed.id_frontier = state.sealed.id_frontier
         message.sealed.tso_frontier = state.sealed.tso_frontier
         message.sealed.sealed = True
+        message.sealed.unended_era = state.sealed.unended_era
+        message.sealed.reattached = state.sealed.reattached
     if catalog:
         message.stores.extend(store_to_pb(s) for s in state.stores.values())
         message.regions.extend(region_to_pb(r) for r in state.regions.values())
-        message.pending.extend(_pending_to_pb(c) for c in state.pending.values())
-        message.finished.extend(
-            root_pb2.FinishedTransition(
-                transition_id=f.transition_id, region_id=f.region_id, phase=f.phase.value, revision=f.revision
-            )
-            for f in state.finished.values()
-        )
+        _changes_to_pb(state, message)
     return message
+
+
+def _changes_to_pb(state: RootState, message: root_pb2.RootState) -> None:
+    message.pending.extend(_pending_to_pb(c) for c in state.pending.values())
+    message.pending_ranges.extend(
+        root_pb2.PendingRangeChange(
+            transition_id=c.transition_id, merge=c.merge, target=region_to_pb(c.target), other=region_to_pb(c.other)
+        )
+        for region_id, c in state.pending_ranges.items()
+        if region_id == c.region_id
+    )
+    message.finished.extend(
+        root_pb2.FinishedTransition(
+            transition_id=f.transition_id, region_id=f.region_id, phase=f.phase.value, revision=f.revision
+        )
+        for f in state.finished.values()
+    )
 
 
 def state_chunks(state: RootState, regions_per_chunk: int = 2000) -> list[root_pb2.RootState]:
@@ -504,7 +550,7 @@ def state_chunks(state: RootState, regions_per_chunk: int = 2000) -> list[root_p
     regions = list(state.regions.values())
     first = state_to_pb(state, catalog=False)
     first.stores.extend(store_to_pb(s) for s in state.stores.values())
-    first.pending.extend(_pending_to_pb(c) for c in state.pending.values())
+    _changes_to_pb(state, first)
     chunks = [first]
     for start in range(0, len(regions), regions_per_chunk):
         if start:
@@ -518,8 +564,17 @@ def state_from_pb(*chunks: root_pb2.RootState) -> RootState:
     sealed = None
     if message.HasField("sealed"):
         sealed = SealedEra(
-            message.sealed.holder, message.sealed.era, message.sealed.id_frontier, message.sealed.tso_frontier
+            message.sealed.holder,
+            message.sealed.era,
+            message.sealed.id_frontier,
+            message.sealed.tso_frontier,
+            message.sealed.unended_era,
+            message.sealed.reattached,
         )
+    ranges: dict[int, PendingRangeChange] = {}
+    for c in message.pending_ranges:
+        change = PendingRangeChange(c.transition_id, c.merge, region_from_pb(c.target), region_from_pb(c.other))
+        ranges[change.target.region_id] = ranges[change.other.region_id] = change
     try:
         finished = {
             f.transition_id: FinishedTransition(f.transition_id, f.region_id, TransitionPhase(f.phase), f.revision)
@@ -540,6 +595,7 @@ def state_from_pb(*chunks: root_pb2.RootState) -> RootState:
         {r.region_id: region_from_pb(r) for chunk in chunks for r in chunk.regions},
         {c.region_id: _pending_from_pb(c) for c in message.pending},
         finished,
+        ranges,
     )
 
 

@@ -25,51 +25,53 @@ _sym_db = _symbol_database.Default()
 from nokv.pb import meta_pb2 as nokv_dot_pb_dot_meta__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12nokv/pb/root.proto\x12\x07nokv.v1\x1a\x12nokv/pb/meta.proto\"\xa7\x03\n\tRootEvent\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.nokv.v1.RootEventKind\x12!\n\x05token\x18\x02 \x01(\x0b\x32\x12.nokv.v1.RootToken\x12\x0f\n\x07time_ms\x18\x03 \x01(\x04\x12\x0e\n\x06\x61uthor\x18\x04 \x01(\t\x12\x1d\n\x05store\x18\x05 \x01(\x0b\x32\x0e.nokv.v1.Store\x12\x1f\n\x06region\x18\x06 \x01(\x0b\x32\x0f.nokv.v1.Region\x12\x1b\n\x04peer\x18\x07 \x01(\x0b\x32\r.nokv.v1.Peer\x12\x15\n\rtransition_id\x18\x08 \x01(\t\x12\x11\n\tallocator\x18\t \x01(\t\x12\r\n\x05\x66\x65nce\x18\n \x01(\x04\x12\x0e\n\x06holder\x18\x0b \x01(\t\x12\x0b\n\x03\x65ra\x18\x0c \x01(\x04\x12\x16\n\x0elease_until_ms\x18\r \x01(\x04\x12\x13\n\x0bid_frontier\x18\x0e \x01(\x04\x12\x14\n\x0ctso_frontier\x18\x0f \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x10 \x01(\t\x12\x14\n\x0clease_ttl_ms\x18\x11 \x01(\x04\x12\x13\n\x0bincarnation\x18\x12 \x01(\t\"p\n\tRootBatch\x12\x10\n\x08proposer\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\x04\x12\x19\n\x11\x65xpected_revision\x18\x03 \x01(\x04\x12\"\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x12.nokv.v1.RootEvent\"\xee\x01\n\tRootLease\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\x0b\n\x03\x65ra\x18\x02 \x01(\x04\x12\x16\n\x0elease_until_ms\x18\x03 \x01(\x04\x12\x0e\n\x06sealed\x18\x04 \x01(\x08\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x14\n\x0clease_ttl_ms\x18\x06 \x01(\x04\x12\x10\n\x08released\x18\x07 \x01(\x08\x12\x11\n\tconfirmed\x18\x08 \x01(\x08\x12\x13\n\x0bid_frontier\x18\t \x01(\x04\x12\x14\n\x0ctso_frontier\x18\n \x01(\x04\x12\x13\n\x0bincarnation\x18\x0b \x01(\t\x12\x10\n\x08revision\x18\x0c \x01(\x04\"_\n\x12\x46inishedTransition\x12\x15\n\rtransition_id\x18\x01 \x01(\t\x12\x11\n\tregion_id\x18\x02 \x01(\x04\x12\r\n\x05phase\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x04\"\x8c\x01\n\x11PendingPeerChange\x12\x15\n\rtransition_id\x18\x01 \x01(\t\x12\x11\n\tregion_id\x18\x02 \x01(\x04\x12\x1b\n\x04peer\x18\x03 \x01(\x0b\x32\r.nokv.v1.Peer\x12\x0f\n\x07removal\x18\x04 \x01(\x08\x12\x1f\n\x06target\x18\x05 \x01(\x0b\x32\x0f.nokv.v1.Region\"\xf5\x02\n\tRootState\x12 \n\x04last\x18\x01 \x01(\x0b\x32\x12.nokv.v1.RootToken\x12\x15\n\rcluster_epoch\x18\x02 \x01(\x04\x12\x18\n\x10membership_epoch\x18\x03 \x01(\x04\x12\x10\n\x08id_fence\x18\x04 \x01(\x04\x12\x11\n\ttso_fence\x18\x05 \x01(\x04\x12!\n\x05lease\x18\x06 \x01(\x0b\x32\x12.nokv.v1.RootLease\x12\x1e\n\x06stores\x18\x07 \x03(\x0b\x32\x0e.nokv.v1.Store\x12 \n\x07regions\x18\x08 \x03(\x0b\x32\x0f.nokv.v1.Region\x12+\n\x07pending\x18\t \x03(\x0b\x32\x1a.nokv.v1.PendingPeerChange\x12\"\n\x06sealed\x18\n \x01(\x0b\x32\x12.nokv.v1.RootLease\x12-\n\x08\x66inished\x18\x0b \x03(\x0b\x32\x1b.nokv.v1.FinishedTransition\x12\x0b\n\x03\x65ra\x18\x0c \x01(\x04\"\x84\x01\n\x0eRootCheckpoint\x12!\n\x05state\x18\x01 \x01(\x0b\x32\x12.nokv.v1.RootState\x12\"\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x12.nokv.v1.RootEvent\x12\x15\n\rapplied_index\x18\x03 \x01(\x04\x12\x14\n\x0c\x61pplied_term\x18\x04 \x01(\x04\"R\n\x11RootAppendRequest\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.nokv.v1.RootEvent\x12\x19\n\x11\x65xpected_revision\x18\x02 \x01(\x04\"l\n\x12RootAppendResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.nokv.v1.RootEvent\x12!\n\x05state\x18\x02 \x01(\x0b\x32\x12.nokv.v1.RootState\x12\x0f\n\x07\x61lready\x18\x03 \x01(\x08\"7\n\x0fRootReadRequest\x12\x15\n\rfrom_revision\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\r\"p\n\x10RootReadResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.nokv.v1.RootEvent\x12 \n\x04last\x18\x02 \x01(\x0b\x32\x12.nokv.v1.RootToken\x12\x16\n\x0e\x66irst_revision\x18\x03 \x01(\x04\"D\n\x13RootSnapshotRequest\x12\x14\n\x0clinearizable\x18\x01 \x01(\x08\x12\x17\n\x0fwithout_catalog\x18\x02 \x01(\x08\"9\n\x14RootSnapshotResponse\x12!\n\x05state\x18\x01 \x01(\x0b\x32\x12.nokv.v1.RootState\"(\n\x0fRootTailRequest\x12\x15\n\rfrom_revision\x18\x01 \x01(\x04\"\x9a\x01\n\x10RootTailResponse\x12\x0f\n\x07outcome\x18\x01 \x01(\t\x12\"\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x12.nokv.v1.RootEvent\x12!\n\x05state\x18\x03 \x01(\x0b\x32\x12.nokv.v1.RootState\x12 \n\x04last\x18\x04 \x01(\x0b\x32\x12.nokv.v1.RootToken\x12\x0c\n\x04more\x18\x05 \x01(\x08\"\x13\n\x11RootStatusRequest\"\xeb\x01\n\x12RootStatusResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x11\n\tleader_id\x18\x02 \x01(\x04\x12\x16\n\x0eleader_address\x18\x03 \x01(\t\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x05 \x01(\x04\x12\x15\n\rapplied_index\x18\x06 \x01(\x04\x12 \n\x04last\x18\x07 \x01(\x0b\x32\x12.nokv.v1.RootToken\x12$\n\x07members\x18\x08 \x03(\x0b\x32\x13.nokv.v1.RootMember\x12\x16\n\x0e\x66irst_revision\x18\t \x01(\x04\"=\n\nRootMember\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05voter\x18\x03 \x01(\x08*\xf6\x04\n\rRootEventKind\x12\x1a\n\x16ROOT_EVENT_UNSPECIFIED\x10\x00\x12\x1b\n\x17ROOT_EVENT_STORE_JOINED\x10\x01\x12\x19\n\x15ROOT_EVENT_STORE_LEFT\x10\x02\x12\x1f\n\x1bROOT_EVENT_ALLOCATOR_FENCED\x10\x03\x12\"\n\x1eROOT_EVENT_REGION_BOOTSTRAPPED\x10\n\x12\x1f\n\x1bROOT_EVENT_REGION_PUBLISHED\x10\x0b\x12 \n\x1cROOT_EVENT_REGION_TOMBSTONED\x10\x0c\x12$\n ROOT_EVENT_PEER_ADDITION_PLANNED\x10\x14\x12\x19\n\x15ROOT_EVENT_PEER_ADDED\x10\x15\x12&\n\"ROOT_EVENT_PEER_ADDITION_CANCELLED\x10\x16\x12#\n\x1fROOT_EVENT_PEER_REMOVAL_PLANNED\x10\x17\x12\x1b\n\x17ROOT_EVENT_PEER_REMOVED\x10\x18\x12%\n!ROOT_EVENT_PEER_REMOVAL_CANCELLED\x10\x19\x12\x1c\n\x18ROOT_EVENT_LEASE_GRANTED\x10(\x12\x1c\n\x18ROOT_EVENT_LEASE_RENEWED\x10)\x12\x1d\n\x19ROOT_EVENT_LEASE_RELEASED\x10*\x12\x1b\n\x17ROOT_EVENT_LEASE_SEALED\x10+\x12 \n\x1cROOT_EVENT_HANDOFF_CONFIRMED\x10,\x12\x1d\n\x19ROOT_EVENT_HANDOFF_CLOSED\x10-2\xd1\x02\n\x04Root\x12\x41\n\x06\x41ppend\x12\x1a.nokv.v1.RootAppendRequest\x1a\x1b.nokv.v1.RootAppendResponse\x12;\n\x04Read\x12\x18.nokv.v1.RootReadRequest\x1a\x19.nokv.v1.RootReadResponse\x12G\n\x08Snapshot\x12\x1c.nokv.v1.RootSnapshotRequest\x1a\x1d.nokv.v1.RootSnapshotResponse\x12=\n\x04Tail\x12\x18.nokv.v1.RootTailRequest\x1a\x19.nokv.v1.RootTailResponse0\x01\x12\x41\n\x06Status\x12\x1a.nokv.v1.RootStatusRequest\x1a\x1b.nokv.v1.RootStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12nokv/pb/root.proto\x12\x07nokv.v1\x1a\x12nokv/pb/meta.proto\"\xd7\x03\n\tRootEvent\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.nokv.v1.RootEventKind\x12!\n\x05token\x18\x02 \x01(\x0b\x32\x12.nokv.v1.RootToken\x12\x0f\n\x07time_ms\x18\x03 \x01(\x04\x12\x0e\n\x06\x61uthor\x18\x04 \x01(\t\x12\x1d\n\x05store\x18\x05 \x01(\x0b\x32\x0e.nokv.v1.Store\x12\x1f\n\x06region\x18\x06 \x01(\x0b\x32\x0f.nokv.v1.Region\x12\x1b\n\x04peer\x18\x07 \x01(\x0b\x32\r.nokv.v1.Peer\x12\x15\n\rtransition_id\x18\x08 \x01(\t\x12\x11\n\tallocator\x18\t \x01(\t\x12\r\n\x05\x66\x65nce\x18\n \x01(\x04\x12\x0e\n\x06holder\x18\x0b \x01(\t\x12\x0b\n\x03\x65ra\x18\x0c \x01(\x04\x12\x16\n\x0elease_until_ms\x18\r \x01(\x04\x12\x13\n\x0bid_frontier\x18\x0e \x01(\x04\x12\x14\n\x0ctso_frontier\x18\x0f \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x10 \x01(\t\x12\x14\n\x0clease_ttl_ms\x18\x11 \x01(\x04\x12\x13\n\x0bincarnation\x18\x12 \x01(\t\x12\x1e\n\x05other\x18\x13 \x01(\x0b\x32\x0f.nokv.v1.Region\x12\x0e\n\x06\x66olded\x18\x14 \x01(\x04\"p\n\tRootBatch\x12\x10\n\x08proposer\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\x04\x12\x19\n\x11\x65xpected_revision\x18\x03 \x01(\x04\x12\"\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x12.nokv.v1.RootEvent\"\x97\x02\n\tRootLease\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\x0b\n\x03\x65ra\x18\x02 \x01(\x04\x12\x16\n\x0elease_until_ms\x18\x03 \x01(\x04\x12\x0e\n\x06sealed\x18\x04 \x01(\x08\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x14\n\x0clease_ttl_ms\x18\x06 \x01(\x04\x12\x10\n\x08released\x18\x07 \x01(\x08\x12\x11\n\tconfirmed\x18\x08 \x01(\x08\x12\x13\n\x0bid_frontier\x18\t \x01(\x04\x12\x14\n\x0ctso_frontier\x18\n \x01(\x04\x12\x13\n\x0bincarnation\x18\x0b \x01(\t\x12\x10\n\x08revision\x18\x0c \x01(\x04\x12\x13\n\x0bunended_era\x18\r \x01(\x04\x12\x12\n\nreattached\x18\x0e \x01(\x08\"_\n\x12\x46inishedTransition\x12\x15\n\rtransition_id\x18\x01 \x01(\t\x12\x11\n\tregion_id\x18\x02 \x01(\x04\x12\r\n\x05phase\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x04\"\x8c\x01\n\x11PendingPeerChange\x12\x15\n\rtransition_id\x18\x01 \x01(\t\x12\x11\n\tregion_id\x18\x02 \x01(\x04\x12\x1b\n\x04peer\x18\x03 \x01(\x0b\x32\r.nokv.v1.Peer\x12\x0f\n\x07removal\x18\x04 \x01(\x08\x12\x1f\n\x06target\x18\x05 \x01(\x0b\x32\x0f.nokv.v1.Region\"{\n\x12PendingRangeChange\x12\x15\n\rtransition_id\x18\x01 \x01(\t\x12\r\n\x05merge\x18\x02 \x01(\x08\x12\x1f\n\x06target\x18\x03 \x01(\x0b\x32\x0f.nokv.v1.Region\x12\x1e\n\x05other\x18\x04 \x01(\x0b\x32\x0f.nokv.v1.Region\"\xaa\x03\n\tRootState\x12 \n\x04last\x18\x01 \x01(\x0b\x32\x12.nokv.v1.RootToken\x12\x15\n\rcluster_epoch\x18\x02 \x01(\x04\x12\x18\n\x10membership_epoch\x18\x03 \x01(\x04\x12\x10\n\x08id_fence\x18\x04 \x01(\x04\x12\x11\n\ttso_fence\x18\x05 \x01(\x04\x12!\n\x05lease\x18\x06 \x01(\x0b\x32\x12.nokv.v1.RootLease\x12\x1e\n\x06stores\x18\x07 \x03(\x0b\x32\x0e.nokv.v1.Store\x12 \n\x07regions\x18\x08 \x03(\x0b\x32\x0f.nokv.v1.Region\x12+\n\x07pending\x18\t \x03(\x0b\x32\x1a.nokv.v1.PendingPeerChange\x12\"\n\x06sealed\x18\n \x01(\x0b\x32\x12.nokv.v1.RootLease\x12-\n\x08\x66inished\x18\x0b \x03(\x0b\x32\x1b.nokv.v1.FinishedTransition\x12\x0b\n\x03\x65ra\x18\x0c \x01(\x04\x12\x33\n\x0epending_ranges\x18\r \x03(\x0b\x32\x1b.nokv.v1.PendingRangeChange\"\x84\x01\n\x0eRootCheckpoint\x12!\n\x05state\x18\x01 \x01(\x0b\x32\x12.nokv.v1.RootState\x12\"\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x12.nokv.v1.RootEvent\x12\x15\n\rapplied_index\x18\x03 \x01(\x04\x12\x14\n\x0c\x61pplied_term\x18\x04 \x01(\x04\"R\n\x11RootAppendRequest\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.nokv.v1.RootEvent\x12\x19\n\x11\x65xpected_revision\x18\x02 \x01(\x04\"l\n\x12RootAppendResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.nokv.v1.RootEvent\x12!\n\x05state\x18\x02 \x01(\x0b\x32\x12.nokv.v1.RootState\x12\x0f\n\x07\x61lready\x18\x03 \x01(\x08\"7\n\x0fRootReadRequest\x12\x15\n\rfrom_revision\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\r\"p\n\x10RootReadResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.nokv.v1.RootEvent\x12 \n\x04last\x18\x02 \x01(\x0b\x32\x12.nokv.v1.RootToken\x12\x16\n\x0e\x66irst_revision\x18\x03 \x01(\x04\"D\n\x13RootSnapshotRequest\x12\x14\n\x0clinearizable\x18\x01 \x01(\x08\x12\x17\n\x0fwithout_catalog\x18\x02 \x01(\x08\"9\n\x14RootSnapshotResponse\x12!\n\x05state\x18\x01 \x01(\x0b\x32\x12.nokv.v1.RootState\"(\n\x0fRootTailRequest\x12\x15\n\rfrom_revision\x18\x01 \x01(\x04\"\x9a\x01\n\x10RootTailResponse\x12\x0f\n\x07outcome\x18\x01 \x01(\t\x12\"\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x12.nokv.v1.RootEvent\x12!\n\x05state\x18\x03 \x01(\x0b\x32\x12.nokv.v1.RootState\x12 \n\x04last\x18\x04 \x01(\x0b\x32\x12.nokv.v1.RootToken\x12\x0c\n\x04more\x18\x05 \x01(\x08\"\x13\n\x11RootStatusRequest\"\xeb\x01\n\x12RootStatusResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x11\n\tleader_id\x18\x02 \x01(\x04\x12\x16\n\x0eleader_address\x18\x03 \x01(\t\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x05 \x01(\x04\x12\x15\n\rapplied_index\x18\x06 \x01(\x04\x12 \n\x04last\x18\x07 \x01(\x0b\x32\x12.nokv.v1.RootToken\x12$\n\x07members\x18\x08 \x03(\x0b\x32\x13.nokv.v1.RootMember\x12\x16\n\x0e\x66irst_revision\x18\t \x01(\x04\"=\n\nRootMember\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05voter\x18\x03 \x01(\x08*\xd5\x06\n\rRootEventKind\x12\x1a\n\x16ROOT_EVENT_UNSPECIFIED\x10\x00\x12\x1b\n\x17ROOT_EVENT_STORE_JOINED\x10\x01\x12\x19\n\x15ROOT_EVENT_STORE_LEFT\x10\x02\x12\x1f\n\x1bROOT_EVENT_ALLOCATOR_FENCED\x10\x03\x12\"\n\x1eROOT_EVENT_REGION_BOOTSTRAPPED\x10\n\x12\x1f\n\x1bROOT_EVENT_REGION_PUBLISHED\x10\x0b\x12 \n\x1cROOT_EVENT_REGION_TOMBSTONED\x10\x0c\x12$\n ROOT_EVENT_PEER_ADDITION_PLANNED\x10\x14\x12\x19\n\x15ROOT_EVENT_PEER_ADDED\x10\x15\x12&\n\"ROOT_EVENT_PEER_ADDITION_CANCELLED\x10\x16\x12#\n\x1fROOT_EVENT_PEER_REMOVAL_PLANNED\x10\x17\x12\x1b\n\x17ROOT_EVENT_PEER_REMOVED\x10\x18\x12%\n!ROOT_EVENT_PEER_REMOVAL_CANCELLED\x10\x19\x12\x1c\n\x18ROOT_EVENT_SPLIT_PLANNED\x10\x1e\x12\x1e\n\x1aROOT_EVENT_SPLIT_COMMITTED\x10\x1f\x12\x1e\n\x1aROOT_EVENT_SPLIT_CANCELLED\x10 \x12\x1c\n\x18ROOT_EVENT_MERGE_PLANNED\x10!\x12\x1e\n\x1aROOT_EVENT_MERGE_COMMITTED\x10\"\x12\x1e\n\x1aROOT_EVENT_MERGE_CANCELLED\x10#\x12\x1c\n\x18ROOT_EVENT_LEASE_GRANTED\x10(\x12\x1c\n\x18ROOT_EVENT_LEASE_RENEWED\x10)\x12\x1d\n\x19ROOT_EVENT_LEASE_RELEASED\x10*\x12\x1b\n\x17ROOT_EVENT_LEASE_SEALED\x10+\x12 \n\x1cROOT_EVENT_HANDOFF_CONFIRMED\x10,\x12\x1d\n\x19ROOT_EVENT_HANDOFF_CLOSED\x10-\x12!\n\x1dROOT_EVENT_HANDOFF_REATTACHED\x10.2\xd1\x02\n\x04Root\x12\x41\n\x06\x41ppend\x12\x1a.nokv.v1.RootAppendRequest\x1a\x1b.nokv.v1.RootAppendResponse\x12;\n\x04Read\x12\x18.nokv.v1.RootReadRequest\x1a\x19.nokv.v1.RootReadResponse\x12G\n\x08Snapshot\x12\x1c.nokv.v1.RootSnapshotRequest\x1a\x1d.nokv.v1.RootSnapshotResponse\x12=\n\x04Tail\x12\x18.nokv.v1.RootTailRequest\x1a\x19.nokv.v1.RootTailResponse0\x01\x12\x41\n\x06Status\x12\x1a.nokv.v1.RootStatusRequest\x1a\x1b.nokv.v1.RootStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'nokv.pb.root_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROOTEVENTKIND']._serialized_start=2599
-  _globals['_ROOTEVENTKIND']._serialized_end=3229
+  _globals['_ROOTEVENTKIND']._serialized_start=2866
+  _globals['_ROOTEVENTKIND']._serialized_end=3719
   _globals['_ROOTEVENT']._serialized_start=52
-  _globals['_ROOTEVENT']._serialized_end=475
-  _globals['_ROOTBATCH']._serialized_start=477
-  _globals['_ROOTBATCH']._serialized_end=589
-  _globals['_ROOTLEASE']._serialized_start=592
-  _globals['_ROOTLEASE']._serialized_end=830
-  _globals['_FINISHEDTRANSITION']._serialized_start=832
-  _globals['_FINISHEDTRANSITION']._serialized_end=927
-  _globals['_PENDINGPEERCHANGE']._serialized_start=930
-  _globals['_PENDINGPEERCHANGE']._serialized_end=1070
-  _globals['_ROOTSTATE']._serialized_start=1073
-  _globals['_ROOTSTATE']._serialized_end=1446
-  _globals['_ROOTCHECKPOINT']._serialized_start=1449
-  _globals['_ROOTCHECKPOINT']._serialized_end=1581
-  _globals['_ROOTAPPENDREQUEST']._serialized_start=1583
-  _globals['_ROOTAPPENDREQUEST']._serialized_end=1665
-  _globals['_ROOTAPPENDRESPONSE']._serialized_start=1667
-  _globals['_ROOTAPPENDRESPONSE']._serialized_end=1775
-  _globals['_ROOTREADREQUEST']._serialized_start=1777
-  _globals['_ROOTREADREQUEST']._serialized_end=1832
-  _globals['_ROOTREADRESPONSE']._serialized_start=1834
-  _globals['_ROOTREADRESPONSE']._serialized_end=1946
-  _globals['_ROOTSNAPSHOTREQUEST']._serialized_start=1948
-  _globals['_ROOTSNAPSHOTREQUEST']._serialized_end=2016
-  _globals['_ROOTSNAPSHOTRESPONSE']._serialized_start=2018
-  _globals['_ROOTSNAPSHOTRESPONSE']._serialized_end=2075
-  _globals['_ROOTTAILREQUEST']._serialized_start=2077
-  _globals['_ROOTTAILREQUEST']._serialized_end=2117
-  _globals['_ROOTTAILRESPONSE']._serialized_start=2120
-  _globals['_ROOTTAILRESPONSE']._serialized_end=2274
-  _globals['_ROOTSTATUSREQUEST']._serialized_start=2276
-  _globals['_ROOTSTATUSREQUEST']._serialized_end=2295
-  _globals['_ROOTSTATUSRESPONSE']._serialized_start=2298
-  _globals['_ROOTSTATUSRESPONSE']._serialized_end=2533
-  _globals['_ROOTMEMBER']._serialized_start=2535
-  _globals['_ROOTMEMBER']._serialized_end=2596
-  _globals['_ROOT']._serialized_start=3232
-  _globals['_ROOT']._serialized_end=3569
+  _globals['_ROOTEVENT']._serialized_end=523
+  _globals['_ROOTBATCH']._serialized_start=525
+  _globals['_ROOTBATCH']._serialized_end=637
+  _globals['_ROOTLEASE']._serialized_start=640
+  _globals['_ROOTLEASE']._serialized_end=919
+  _globals['_FINISHEDTRANSITION']._serialized_start=921
+  _globals['_FINISHEDTRANSITION']._serialized_end=1016
+  _globals['_PENDINGPEERCHANGE']._serialized_start=1019
+  _globals['_PENDINGPEERCHANGE']._serialized_end=1159
+  _globals['_PENDINGRANGECHANGE']._serialized_start=1161
+  _globals['_PENDINGRANGECHANGE']._serialized_end=1284
+  _globals['_ROOTSTATE']._serialized_start=1287
+  _globals['_ROOTSTATE']._serialized_end=1713
+  _globals['_ROOTCHECKPOINT']._serialized_start=1716
+  _globals['_ROOTCHECKPOINT']._serialized_end=1848
+  _globals['_ROOTAPPENDREQUEST']._serialized_start=1850
+  _globals['_ROOTAPPENDREQUEST']._serialized_end=1932
+  _globals['_ROOTAPPENDRESPONSE']._serialized_start=1934
+  _globals['_ROOTAPPENDRESPONSE']._serialized_end=2042
+  _globals['_ROOTREADREQUEST']._serialized_start=2044
+  _globals['_ROOTREADREQUEST']._serialized_end=2099
+  _globals['_ROOTREADRESPONSE']._serialized_start=2101
+  _globals['_ROOTREADRESPONSE']._serialized_end=2213
+  _globals['_ROOTSNAPSHOTREQUEST']._serialized_start=2215
+  _globals['_ROOTSNAPSHOTREQUEST']._serialized_end=2283
+  _globals['_ROOTSNAPSHOTRESPONSE']._serialized_start=2285
+  _globals['_ROOTSNAPSHOTRESPONSE']._serialized_end=2342
+  _globals['_ROOTTAILREQUEST']._serialized_start=2344
+  _globals['_ROOTTAILREQUEST']._serialized_end=2384
+  _globals['_ROOTTAILRESPONSE']._serialized_start=2387
+  _globals['_ROOTTAILRESPONSE']._serialized_end=2541
+  _globals['_ROOTSTATUSREQUEST']._serialized_start=2543
+  _globals['_ROOTSTATUSREQUEST']._serialized_end=2562
+  _globals['_ROOTSTATUSRESPONSE']._serialized_start=2565
+  _globals['_ROOTSTATUSRESPONSE']._serialized_end=2800
+  _globals['_ROOTMEMBER']._serialized_start=2802
+  _globals['_ROOTMEMBER']._serialized_end=2863
+  _globals['_ROOT']._serialized_start=3722
+  _globals['_ROOT']._serialized_end=4059
 # @@protoc_insertion_point(module_scope)

@@ -23,12 +23,19 @@ class RootEventKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ROOT_EVENT_PEER_REMOVAL_PLANNED: _ClassVar[RootEventKind]
     ROOT_EVENT_PEER_REMOVED: _ClassVar[RootEventKind]
     ROOT_EVENT_PEER_REMOVAL_CANCELLED: _ClassVar[RootEventKind]
+    ROOT_EVENT_SPLIT_PLANNED: _ClassVar[RootEventKind]
+    ROOT_EVENT_SPLIT_COMMITTED: _ClassVar[RootEventKind]
+    ROOT_EVENT_SPLIT_CANCELLED: _ClassVar[RootEventKind]
+    ROOT_EVENT_MERGE_PLANNED: _ClassVar[RootEventKind]
+    ROOT_EVENT_MERGE_COMMITTED: _ClassVar[RootEventKind]
+    ROOT_EVENT_MERGE_CANCELLED: _ClassVar[RootEventKind]
     ROOT_EVENT_LEASE_GRANTED: _ClassVar[RootEventKind]
     ROOT_EVENT_LEASE_RENEWED: _ClassVar[RootEventKind]
     ROOT_EVENT_LEASE_RELEASED: _ClassVar[RootEventKind]
     ROOT_EVENT_LEASE_SEALED: _ClassVar[RootEventKind]
     ROOT_EVENT_HANDOFF_CONFIRMED: _ClassVar[RootEventKind]
     ROOT_EVENT_HANDOFF_CLOSED: _ClassVar[RootEventKind]
+    ROOT_EVENT_HANDOFF_REATTACHED: _ClassVar[RootEventKind]
 ROOT_EVENT_UNSPECIFIED: RootEventKind
 ROOT_EVENT_STORE_JOINED: RootEventKind
 ROOT_EVENT_STORE_LEFT: RootEventKind
@@ -42,15 +49,22 @@ ROOT_EVENT_PEER_ADDITION_CANCELLED: RootEventKind
 ROOT_EVENT_PEER_REMOVAL_PLANNED: RootEventKind
 ROOT_EVENT_PEER_REMOVED: RootEventKind
 ROOT_EVENT_PEER_REMOVAL_CANCELLED: RootEventKind
+ROOT_EVENT_SPLIT_PLANNED: RootEventKind
+ROOT_EVENT_SPLIT_COMMITTED: RootEventKind
+ROOT_EVENT_SPLIT_CANCELLED: RootEventKind
+ROOT_EVENT_MERGE_PLANNED: RootEventKind
+ROOT_EVENT_MERGE_COMMITTED: RootEventKind
+ROOT_EVENT_MERGE_CANCELLED: RootEventKind
 ROOT_EVENT_LEASE_GRANTED: RootEventKind
 ROOT_EVENT_LEASE_RENEWED: RootEventKind
 ROOT_EVENT_LEASE_RELEASED: RootEventKind
 ROOT_EVENT_LEASE_SEALED: RootEventKind
 ROOT_EVENT_HANDOFF_CONFIRMED: RootEventKind
 ROOT_EVENT_HANDOFF_CLOSED: RootEventKind
+ROOT_EVENT_HANDOFF_REATTACHED: RootEventKind
 
 class RootEvent(_message.Message):
-    __slots__ = ("kind", "token", "time_ms", "author", "store", "region", "peer", "transition_id", "allocator", "fence", "holder", "era", "lease_until_ms", "id_frontier", "tso_frontier", "address", "lease_ttl_ms", "incarnation")
+    __slots__ = ("kind", "token", "time_ms", "author", "store", "region", "peer", "transition_id", "allocator", "fence", "holder", "era", "lease_until_ms", "id_frontier", "tso_frontier", "address", "lease_ttl_ms", "incarnation", "other", "folded")
     KIND_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     TIME_MS_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +83,8 @@ class RootEvent(_message.Message):
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     LEASE_TTL_MS_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    OTHER_FIELD_NUMBER: _ClassVar[int]
+    FOLDED_FIELD_NUMBER: _ClassVar[int]
     kind: RootEventKind
     token: _meta_pb2.RootToken
     time_ms: int
@@ -87,7 +103,9 @@ class RootEvent(_message.Message):
     address: str
     lease_ttl_ms: int
     incarnation: str
-    def __init__(self, kind: _Optional[_Union[RootEventKind, str]] = ..., token: _Optional[_Union[_meta_pb2.RootToken, _Mapping]] = ..., time_ms: _Optional[int] = ..., author: _Optional[str] = ..., store: _Optional[_Union[_meta_pb2.Store, _Mapping]] = ..., region: _Optional[_Union[_meta_pb2.Region, _Mapping]] = ..., peer: _Optional[_Union[_meta_pb2.Peer, _Mapping]] = ..., transition_id: _Optional[str] = ..., allocator: _Optional[str] = ..., fence: _Optional[int] = ..., holder: _Optional[str] = ..., era: _Optional[int] = ..., lease_until_ms: _Optional[int] = ..., id_frontier: _Optional[int] = ..., tso_frontier: _Optional[int] = ..., address: _Optional[str] = ..., lease_ttl_ms: _Optional[int] = ..., incarnation: _Optional[str] = ...) -> None: ...
+    other: _meta_pb2.Region
+    folded: int
+    def __init__(self, kind: _Optional[_Union[RootEventKind, str]] = ..., token: _Optional[_Union[_meta_pb2.RootToken, _Mapping]] = ..., time_ms: _Optional[int] = ..., author: _Optional[str] = ..., store: _Optional[_Union[_meta_pb2.Store, _Mapping]] = ..., region: _Optional[_Union[_meta_pb2.Region, _Mapping]] = ..., peer: _Optional[_Union[_meta_pb2.Peer, _Mapping]] = ..., transition_id: _Optional[str] = ..., allocator: _Optional[str] = ..., fence: _Optional[int] = ..., holder: _Optional[str] = ..., era: _Optional[int] = ..., lease_until_ms: _Optional[int] = ..., id_frontier: _Optional[int] = ..., tso_frontier: _Optional[int] = ..., address: _Optional[str] = ..., lease_ttl_ms: _Optional[int] = ..., incarnation: _Optional[str] = ..., other: _Optional[_Union[_meta_pb2.Region, _Mapping]] = ..., folded: _Optional[int] = ...) -> None: ...
 
 class RootBatch(_message.Message):
     __slots__ = ("proposer", "request_id", "expected_revision", "events")
@@ -102,7 +120,7 @@ class RootBatch(_message.Message):
     def __init__(self, proposer: _Optional[int] = ..., request_id: _Optional[int] = ..., expected_revision: _Optional[int] = ..., events: _Optional[_Iterable[_Union[RootEvent, _Mapping]]] = ...) -> None: ...
 
 class RootLease(_message.Message):
-    __slots__ = ("holder", "era", "lease_until_ms", "sealed", "address", "lease_ttl_ms", "released", "confirmed", "id_frontier", "tso_frontier", "incarnation", "revision")
+    __slots__ = ("holder", "era", "lease_until_ms", "sealed", "address", "lease_ttl_ms", "released", "confirmed", "id_frontier", "tso_frontier", "incarnation", "revision", "unended_era", "reattached")
     HOLDER_FIELD_NUMBER: _ClassVar[int]
     ERA_FIELD_NUMBER: _ClassVar[int]
     LEASE_UNTIL_MS_FIELD_NUMBER: _ClassVar[int]
@@ -115,6 +133,8 @@ class RootLease(_message.Message):
     TSO_FRONTIER_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    UNENDED_ERA_FIELD_NUMBER: _ClassVar[int]
+    REATTACHED_FIELD_NUMBER: _ClassVar[int]
     holder: str
     era: int
     lease_until_ms: int
@@ -127,7 +147,9 @@ class RootLease(_message.Message):
     tso_frontier: int
     incarnation: str
     revision: int
-    def __init__(self, holder: _Optional[str] = ..., era: _Optional[int] = ..., lease_until_ms: _Optional[int] = ..., sealed: bool = ..., address: _Optional[str] = ..., lease_ttl_ms: _Optional[int] = ..., released: bool = ..., confirmed: bool = ..., id_frontier: _Optional[int] = ..., tso_frontier: _Optional[int] = ..., incarnation: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
+    unended_era: int
+    reattached: bool
+    def __init__(self, holder: _Optional[str] = ..., era: _Optional[int] = ..., lease_until_ms: _Optional[int] = ..., sealed: bool = ..., address: _Optional[str] = ..., lease_ttl_ms: _Optional[int] = ..., released: bool = ..., confirmed: bool = ..., id_frontier: _Optional[int] = ..., tso_frontier: _Optional[int] = ..., incarnation: _Optional[str] = ..., revision: _Optional[int] = ..., unended_era: _Optional[int] = ..., reattached: bool = ...) -> None: ...
 
 class FinishedTransition(_message.Message):
     __slots__ = ("transition_id", "region_id", "phase", "revision")
@@ -155,8 +177,20 @@ class PendingPeerChange(_message.Message):
     target: _meta_pb2.Region
     def __init__(self, transition_id: _Optional[str] = ..., region_id: _Optional[int] = ..., peer: _Optional[_Union[_meta_pb2.Peer, _Mapping]] = ..., removal: bool = ..., target: _Optional[_Union[_meta_pb2.Region, _Mapping]] = ...) -> None: ...
 
+class PendingRangeChange(_message.Message):
+    __slots__ = ("transition_id", "merge", "target", "other")
+    TRANSITION_ID_FIELD_NUMBER: _ClassVar[int]
+    MERGE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    OTHER_FIELD_NUMBER: _ClassVar[int]
+    transition_id: str
+    merge: bool
+    target: _meta_pb2.Region
+    other: _meta_pb2.Region
+    def __init__(self, transition_id: _Optional[str] = ..., merge: bool = ..., target: _Optional[_Union[_meta_pb2.Region, _Mapping]] = ..., other: _Optional[_Union[_meta_pb2.Region, _Mapping]] = ...) -> None: ...
+
 class RootState(_message.Message):
-    __slots__ = ("last", "cluster_epoch", "membership_epoch", "id_fence", "tso_fence", "lease", "stores", "regions", "pending", "sealed", "finished", "era")
+    __slots__ = ("last", "cluster_epoch", "membership_epoch", "id_fence", "tso_fence", "lease", "stores", "regions", "pending", "sealed", "finished", "era", "pending_ranges")
     LAST_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_EPOCH_FIELD_NUMBER: _ClassVar[int]
     MEMBERSHIP_EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -169,6 +203,7 @@ class RootState(_message.Message):
     SEALED_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     ERA_FIELD_NUMBER: _ClassVar[int]
+    PENDING_RANGES_FIELD_NUMBER: _ClassVar[int]
     last: _meta_pb2.RootToken
     cluster_epoch: int
     membership_epoch: int
@@ -181,7 +216,8 @@ class RootState(_message.Message):
     sealed: RootLease
     finished: _containers.RepeatedCompositeFieldContainer[FinishedTransition]
     era: int
-    def __init__(self, last: _Optional[_Union[_meta_pb2.RootToken, _Mapping]] = ..., cluster_epoch: _Optional[int] = ..., membership_epoch: _Optional[int] = ..., id_fence: _Optional[int] = ..., tso_fence: _Optional[int] = ..., lease: _Optional[_Union[RootLease, _Mapping]] = ..., stores: _Optional[_Iterable[_Union[_meta_pb2.Store, _Mapping]]] = ..., regions: _Optional[_Iterable[_Union[_meta_pb2.Region, _Mapping]]] = ..., pending: _Optional[_Iterable[_Union[PendingPeerChange, _Mapping]]] = ..., sealed: _Optional[_Union[RootLease, _Mapping]] = ..., finished: _Optional[_Iterable[_Union[FinishedTransition, _Mapping]]] = ..., era: _Optional[int] = ...) -> None: ...
+    pending_ranges: _containers.RepeatedCompositeFieldContainer[PendingRangeChange]
+    def __init__(self, last: _Optional[_Union[_meta_pb2.RootToken, _Mapping]] = ..., cluster_epoch: _Optional[int] = ..., membership_epoch: _Optional[int] = ..., id_fence: _Optional[int] = ..., tso_fence: _Optional[int] = ..., lease: _Optional[_Union[RootLease, _Mapping]] = ..., stores: _Optional[_Iterable[_Union[_meta_pb2.Store, _Mapping]]] = ..., regions: _Optional[_Iterable[_Union[_meta_pb2.Region, _Mapping]]] = ..., pending: _Optional[_Iterable[_Union[PendingPeerChange, _Mapping]]] = ..., sealed: _Optional[_Union[RootLease, _Mapping]] = ..., finished: _Optional[_Iterable[_Union[FinishedTransition, _Mapping]]] = ..., era: _Optional[int] = ..., pending_ranges: _Optional[_Iterable[_Union[PendingRangeChange, _Mapping]]] = ...) -> None: ...
 
 class RootCheckpoint(_message.Message):
     __slots__ = ("state", "events", "applied_index", "applied_term")

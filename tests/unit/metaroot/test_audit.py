@@ -83,6 +83,10 @@ def test_a_log_without_its_beginning_is_audited_from_there(first: int) -> None:
         ("silence", [LeaseGranted("c", "c:1", 1, 1_000), AllocatorFenced(Allocator.ID, 9, 1)]),
         ("finality", [*era(1), LeaseSealed(1, 1, 1), *era(2), *era(3)]),
         ("finality", [*era(1), LeaseSealed(1, 1, 1), LeaseGranted("c", "", 2, 1), HandoffClosed("c", 2)]),
+        (
+            "finality",
+            [*era(1), LeaseSealed(1, 1, 1), *era(2), LeaseSealed(2, 1, 1), *era(3), HandoffClosed("c", 3)],
+        ),
     ],
 )
 def test_what_breaks_a_guarantee_is_named(guarantee: str, events: list[RootEvent]) -> None:
