@@ -44,7 +44,7 @@ from nokv._ext.cursor cimport (
     live_value,
     read_trailer,
 )
-from nokv._ext.memtable cimport MemTable, hash_prefix
+from nokv._ext.memtable cimport MemTable, hash_prefix, prefetch_slot
 from nokv._ext.merge cimport OwnedCursor, merge_cursors
 from nokv._ext.version cimport Version
 from nokv._ext.wal cimport RECORD_BATCH, LiveSegmentReader, SegmentReader, SegmentWriter, WalCore
@@ -60,6 +60,7 @@ cdef enum:
     CHUNK_FIRST = 32
     CHUNK_MAX = 1024
     CURSORS_MAX = 4096
+    AHEAD = 8                       # a power of two
 
 SEQUENCE_MAX = (1 << 56) - 1
 
@@ -531,6 +532,7 @@ cdef class Core:
 
     def _memtable_cursor(self, MemTable mem not None):
         """For the flush: every entry of a memtable that takes no more writes."""
+        mem.settle()
         return OwnedCursor.make(mem.cursor(), mem)
 
     # -- snapshots ----------------------------------------------------------------------------------------------------
@@ -581,6 +583,9 @@ cdef class Core:
         cdef Cursor* merged
         cdef int count = 0, tables, most, i
         cdef bint ok = True
+        view.mem.settle()
+        for item in view.immutables:
+            (<MemTable>item).settle()
         tables = view.version.cursor_count()
         most = 1 + <int>len(view.immutables) + tables
         parts = <Cursor**>malloc(sizeof(Cursor*) * most)
@@ -674,26 +679,46 @@ cdef bytes _successor(bytes prefix):
     return prefix[:n - 1] + bytes((prefix[n - 1] + 1,))
 
 
+cdef struct Record:
+    const uint8_t* prefix
+    const uint8_t* value
+    size_t prefix_size
+    size_t value_size
+    uint64_t hash
+    uint8_t kind
+
+
+cdef inline bint _read_record(Reader* r, Record* record) noexcept nogil:
+    record.value = NULL
+    record.value_size = 0
+    if not read_byte(r, &record.kind) or not read_bytes(r, &record.prefix, &record.prefix_size) or record.prefix_size == 0:
+        return False
+    if record.kind != KIND_DELETE and not read_bytes(r, &record.value, &record.value_size):
+        return False
+    return record_is_known(record.kind, record.value_size)
+
+
 cdef int _insert(MemTable mem, const uint8_t* data, size_t size, uint64_t newest_snapshot) noexcept:
-    """Insert every record of a batch payload: 1, 0 malformed (a prefix may be in), or CURSOR_NO_MEMORY."""
+    """Insert every record of a batch payload: 1, 0 malformed (a prefix may be in), or CURSOR_NO_MEMORY. Reads some records ahead,
+    so that the hash index's cache misses overlap."""
     cdef Reader r = reader(data, size)
+    cdef Record ahead[AHEAD]
+    cdef Record* record
     cdef uint64_t sequence = 0
-    cdef uint32_t count = 0, i
-    cdef uint8_t kind = 0
-    cdef const uint8_t* prefix = NULL
-    cdef const uint8_t* value = NULL
-    cdef size_t prefix_size = 0, value_size = 0
+    cdef uint32_t count = 0, i, read = 0
     if not read_fixed64(&r, &sequence) or not read_fixed32(&r, &count):
         return 0
     for i in range(count):
-        value_size = 0
-        if not read_byte(&r, &kind) or not read_bytes(&r, &prefix, &prefix_size) or prefix_size == 0:
-            return 0
-        if kind != KIND_DELETE and not read_bytes(&r, &value, &value_size):
-            return 0
-        if not record_is_known(kind, value_size):
-            return 0
-        if mem.add(sequence + i, kind, prefix, prefix_size, value, value_size, newest_snapshot) != CURSOR_OK:
+        while read < count and read < i + AHEAD:
+            record = &ahead[read & (AHEAD - 1)]
+            if not _read_record(&r, record):
+                return 0
+            record.hash = hash_prefix(record.prefix, record.prefix_size)
+            prefetch_slot(&mem.t, record.hash)
+            read += 1
+        record = &ahead[i & (AHEAD - 1)]
+        if mem.add_hashed(sequence + i, record.kind, record.prefix, record.prefix_size, record.hash, record.value,
+                          record.value_size, newest_snapshot) != CURSOR_OK:
             return CURSOR_NO_MEMORY
     return 1 if left(&r) == 0 else 0
 

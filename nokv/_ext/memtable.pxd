@@ -2,6 +2,10 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from nokv._ext.cursor cimport Cursor, Slice
 
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+
 cdef enum:
     HEIGHT_MAX = 12
 
@@ -13,7 +17,7 @@ cdef struct Entry:                  # one version of a key; its value follows
 
 cdef struct Node:                   # one user key; `height` next pointers lie before it, the key (family || user key) after it
     Entry* newest
-    Node* previous
+    Node* previous                  # in key order; while it is pending: the node that came before it
     uint64_t hash
     uint32_t key_size
     uint32_t height
@@ -39,14 +43,21 @@ cdef struct Table:                  # everything a cursor needs, without a Pytho
     uint64_t allocated              # bytes asked from the system
     uint64_t used                   # bytes handed out, and the hash index: what the write buffer's limit is compared with
     uint64_t largest_sequence
+    Node* pending                   # keys that the hash index knows and the skiplist does not, the latest first
+    uint64_t pending_count
+    bint settling                   # somebody puts keys into the skiplist
+    pthread_mutex_t settled         # held by whoever does
 
 cdef class MemTable:
     cdef Table t
     cdef public uint64_t first_segment      # the oldest WAL segment that holds a record of this table
     cdef int add(self, uint64_t sequence, int kind, const uint8_t* prefix, size_t prefix_size, const uint8_t* value,
                  size_t value_size, uint64_t newest_snapshot) noexcept nogil
+    cdef int add_hashed(self, uint64_t sequence, int kind, const uint8_t* prefix, size_t prefix_size, uint64_t hash,
+                        const uint8_t* value, size_t value_size, uint64_t newest_snapshot) noexcept nogil
     cdef int get(self, const uint8_t* prefix, size_t prefix_size, uint64_t hash, uint64_t sequence, Slice* value,
                  int* kind) noexcept nogil
+    cdef int settle(self) except -1
     cdef Cursor* cursor(self) noexcept nogil
 
 cdef uint64_t hash_prefix(const uint8_t* p, size_t n) noexcept nogil

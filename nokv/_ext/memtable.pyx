@@ -1,7 +1,12 @@
 """The memtable: an arena skiplist of user keys, each with a chain of versions, and a hash index beside it for point reads.
 
-Threads: one writer at a time; readers need no lock (a node is complete before the store that links it, and nothing is freed before
-the whole table is). The hash index grows in place, so point reads of the *active* table hold the GIL, as its writer does.
+Order is made when somebody asks for it. A write goes to the hash index alone (two or three cache misses; a search in the skiplist
+costs about fourteen) and waits in `pending`, unless it continues the order. Whoever wants a cursor calls `settle` first, which sorts
+what is pending and links it in one pass. A flush does so in the background; a scan after a few writes links these few.
+
+Threads: one writer at a time, who holds the GIL; readers need no lock (a node is complete before the store that links it, and nothing
+is freed before the whole table is). The hash index grows in place, so point reads of the *active* table hold the GIL, as its writer
+does. `settle` takes what is pending under the GIL and links without it; meanwhile the writer leaves the skiplist alone.
 
 A new version of a key goes in front of its chain. If no snapshot can see the version it supersedes, it takes that one's place
 instead: hot keys do not grow (BENCH.md, design consequence 3).
@@ -33,6 +38,8 @@ cdef extern from *:
     #endif
     static inline void nokv_prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
     static inline void nokv_store_release(void** place, void* value) { __atomic_store_n(place, value, __ATOMIC_RELEASE); }
+    static inline void nokv_store_flag(int* place, int value) { __atomic_store_n(place, value, __ATOMIC_RELEASE); }
+    static inline int nokv_load_flag(const int* place) { return __atomic_load_n(place, __ATOMIC_ACQUIRE); }
     static inline void* nokv_load_acquire(void* const* place) { return __atomic_load_n(place, __ATOMIC_ACQUIRE); }
     /* Large chunks are aligned for huge pages: fewer page faults while filling, fewer TLB misses while searching. */
     static void* nokv_chunk_new(size_t size) {
@@ -48,12 +55,21 @@ cdef extern from *:
     void nokv_prefetch(const void* p) noexcept nogil
     void nokv_store_release(void** place, void* value) noexcept nogil
     void* nokv_load_acquire(void** place) noexcept nogil
+    void nokv_store_flag(bint* place, int value) noexcept nogil
+    int nokv_load_flag(bint* place) noexcept nogil
     void* nokv_chunk_new(size_t size) noexcept nogil
+
+cdef extern from "<pthread.h>" nogil:
+    int pthread_mutex_init(pthread_mutex_t* mutex, void* attributes)
+    int pthread_mutex_lock(pthread_mutex_t* mutex)
+    int pthread_mutex_unlock(pthread_mutex_t* mutex)
+    int pthread_mutex_destroy(pthread_mutex_t* mutex)
 
 cdef enum:
     CHUNK_FIRST = 65536
     CHUNK_MAX = 4194304
     SLOTS_FIRST = 1024
+    SETTLE_HELD_MAX = 128           # so few are linked with the GIL held: cheaper than to drop and take it
 
 cdef uint64_t POINTER_MASK = (<uint64_t>1 << 48) - 1
 
@@ -107,8 +123,9 @@ cdef inline Node* _next(Node* node, int level) noexcept nogil:
 cdef inline void _set_next(Node* node, int level, Node* value) noexcept nogil:
     nokv_store_release(<void**>node - 1 - level, <void*>value)
 
-cdef Node* _new_node(Table* t, int height, const uint8_t* key, size_t key_size, uint64_t hash) noexcept nogil:
-    cdef uint8_t* p = _allocate(t, <uint64_t>height * 8 + sizeof(Node) + key_size)
+cdef Node* _new_node(Table* t, int height, const uint8_t* key, size_t key_size, uint64_t hash, size_t more) noexcept nogil:
+    """`more` bytes follow the key, from the next multiple of eight on."""
+    cdef uint8_t* p = _allocate(t, <uint64_t>height * 8 + _node_size(key_size) + more)
     cdef Node* node
     if p == NULL:
         return NULL
@@ -122,17 +139,23 @@ cdef Node* _new_node(Table* t, int height, const uint8_t* key, size_t key_size, 
     memcpy(_key(node), key, key_size)
     return node
 
+cdef inline size_t _node_size(size_t key_size) noexcept nogil:
+    return (sizeof(Node) + key_size + 7) & ~<size_t>7
+
 cdef Entry* _new_entry(Table* t, uint64_t packed, const uint8_t* value, size_t value_size) noexcept nogil:
     cdef Entry* entry = <Entry*>_allocate(t, sizeof(Entry) + value_size)
     if entry == NULL:
         return NULL
+    _fill_entry(entry, packed, value, value_size)
+    return entry
+
+cdef inline void _fill_entry(Entry* entry, uint64_t packed, const uint8_t* value, size_t value_size) noexcept nogil:
     entry.older = NULL
     entry.packed = packed
     entry.value_size = <uint32_t>value_size
     entry.value_capacity = <uint32_t>value_size
     if value_size:
         memcpy(_value(entry), value, value_size)
-    return entry
 
 cdef int _random_height(Table* t) noexcept nogil:
     cdef uint64_t x = t.dice
@@ -146,8 +169,8 @@ cdef int _random_height(Table* t) noexcept nogil:
         x >>= 2
     return height
 
-cdef Node* _find(Table* t, const uint8_t* key, size_t size, Node** before) noexcept nogil:
-    """First node >= key, or NULL; if `before` is given, the last node < key of every level."""
+cdef Node* _find(Table* t, const uint8_t* key, size_t size) noexcept nogil:
+    """First node >= key, or NULL."""
     cdef Node* node = t.head
     cdef Node* after = NULL
     cdef Node* known = NULL         # compared already, and not smaller
@@ -162,10 +185,155 @@ cdef Node* _find(Table* t, const uint8_t* key, size_t size, Node** before) noexc
                 break
             node = after
             after = _next(node, level)
-        if before != NULL:
-            before[level] = node
         level -= 1
     return after
+
+
+cdef struct SortItem:
+    uint64_t head                   # eight bytes of the key, from where the keys begin to differ, as a big-endian number
+    Node* node
+
+
+# -- order ------------------------------------------------------------------------------------------------------------
+cdef inline void _link(Table* t, Node* node, Node** before) noexcept nogil:
+    """Put `node` behind before[level] of each of its levels, which then are `node` itself."""
+    cdef int height = <int>node.height
+    cdef int level
+    cdef Node* after = _next(before[0], 0)
+    if height > t.height:
+        t.height = height
+    node.previous = before[0]
+    for level in range(height):
+        _set_next(node, level, _next(before[level], level))
+    for level in range(height):
+        _set_next(before[level], level, node)
+        if t.tails[level] == before[level]:
+            t.tails[level] = node
+        before[level] = node
+    if after != NULL:
+        nokv_store_release(<void**>&after.previous, <void*>node)
+
+cdef inline bint _precedes(Node* node, Node* other) noexcept nogil:
+    """NULL stands past the end."""
+    return node != NULL and compare_bytes(_key(node), node.key_size, _key(other), other.key_size) < 0
+
+cdef void _link_sorted(Table* t, SortItem* items, uint64_t count) noexcept nogil:
+    """The search for each begins where the one before it ended: up as far as needed, then down."""
+    cdef Node* before[HEIGHT_MAX]
+    cdef Node* node
+    cdef Node* after
+    cdef Node* known                # compared already, and not smaller
+    cdef int level
+    cdef bint moved
+    cdef uint64_t i
+    for level in range(HEIGHT_MAX):
+        before[level] = t.head
+    for i in range(count):
+        node = items[i].node
+        if i + 4 < count:
+            nokv_prefetch(items[i + 4].node)
+            nokv_prefetch(<uint8_t*>items[i + 4].node + 64)
+        level = 0 if i else t.height
+        known = NULL
+        while level < t.height:
+            after = _next(before[level], level)
+            if not _precedes(after, node):
+                known = after
+                break
+            level += 1
+        moved = False                   # a level that moved stands at or behind the level below it
+        while level > 0:
+            level -= 1
+            if moved:
+                before[level] = before[level + 1]
+            after = _next(before[level], level)
+            while after != NULL and after != known:
+                if level > 0:
+                    nokv_prefetch(<uint8_t*>_next(before[level], level - 1) + sizeof(Node))
+                if not _precedes(after, node):
+                    known = after
+                    break
+                before[level] = after
+                after = _next(after, level)
+                moved = True
+        _link(t, node, before)
+
+cdef inline bint _sorts_before(SortItem* a, SortItem* b) noexcept nogil:
+    if a.head != b.head:
+        return a.head < b.head
+    return compare_bytes(_key(a.node), a.node.key_size, _key(b.node), b.node.key_size) < 0
+
+cdef uint64_t _head_of(Node* node, size_t start) noexcept nogil:
+    cdef uint64_t head = 0
+    cdef size_t i
+    for i in range(start, start + 8):
+        head = (head << 8) | (_key(node)[i] if i < node.key_size else 0)
+    return head
+
+cdef SortItem* _sort(SortItem* items, SortItem* room, uint64_t count) noexcept nogil:
+    """Merge sort, from runs of eight up. The result is in `items` or `room`."""
+    cdef SortItem* target
+    cdef SortItem item
+    cdef uint64_t width = 8, low, middle, high, i, j, out
+    for low in range(0, count, 8):
+        high = min(low + 8, count)
+        for i in range(low + 1, high):
+            item = items[i]
+            j = i
+            while j > low and _sorts_before(&item, &items[j - 1]):
+                items[j] = items[j - 1]
+                j -= 1
+            items[j] = item
+    while width < count:
+        low = 0
+        while low < count:
+            middle = min(low + width, count)
+            high = min(middle + width, count)
+            if middle == high or not _sorts_before(&items[middle], &items[middle - 1]):
+                memcpy(room + low, items + low, (high - low) * sizeof(SortItem))
+            else:
+                i = low
+                j = middle
+                out = low
+                while i < middle and j < high:
+                    if _sorts_before(&items[j], &items[i]):
+                        room[out] = items[j]
+                        j += 1
+                    else:
+                        room[out] = items[i]
+                        i += 1
+                    out += 1
+                memcpy(room + out, items + i, (middle - i) * sizeof(SortItem))
+                out += middle - i
+                memcpy(room + out, items + j, (high - j) * sizeof(SortItem))
+            low = high
+        target = room
+        room = items
+        items = target
+        width *= 2
+    return items
+
+cdef void _settle(Table* t, Node* latest, uint64_t count, SortItem* items) noexcept nogil:
+    """Sort the `count` pending nodes from `latest` on and link them. `items` has room for twice as many."""
+    cdef uint64_t i = count
+    cdef size_t common = 0, k
+    cdef Node* node = latest
+    cdef Node* first
+    while i > 0:                        # in the order in which they came: it may be the right one already
+        i -= 1
+        items[i].node = node
+        node = node.previous
+    first = items[0].node
+    common = first.key_size
+    for i in range(1, count):
+        node = items[i].node
+        k = 0
+        while k < common and k < node.key_size and _key(node)[k] == _key(first)[k]:
+            k += 1
+        common = k
+    for i in range(count):
+        items[i].head = _head_of(items[i].node, common)
+    _link_sorted(t, _sort(items, items + count, count), count)
 
 
 # -- hash index -------------------------------------------------------------------------------------------------------
@@ -232,7 +400,8 @@ cdef bint _grow(Table* t) noexcept nogil:
 cdef class MemTable:
     """Entries of one write buffer. `add` is compiled only: see `Core` in db.pyx; `insert` is for tests."""
 
-    def __cinit__(self, uint64_t seed=1):
+    def __cinit__(self, uint64_t seed=1, uint64_t slots=SLOTS_FIRST):
+        """`slots`: how large a hash index to begin with, as a predecessor's `slots` says."""
         cdef int level
         cdef Table* t = &self.t
         memset(t, 0, sizeof(Table))
@@ -240,10 +409,13 @@ cdef class MemTable:
         t.dice = seed * <uint64_t>0x9E3779B97F4A7C15 + 0x1234567
         t.height = 1
         t.slot_count = SLOTS_FIRST
-        t.slots = <uint64_t*>calloc(SLOTS_FIRST, 8)
+        while t.slot_count < slots:
+            t.slot_count *= 2
+        t.slots = <uint64_t*>calloc(t.slot_count, 8)
         if t.slots == NULL:
             raise MemoryError()
-        t.head = _new_node(t, HEIGHT_MAX, <const uint8_t*>b"", 0, 0)
+        pthread_mutex_init(&t.settled, NULL)
+        t.head = _new_node(t, HEIGHT_MAX, <const uint8_t*>b"", 0, 0, 0)
         if t.head == NULL:
             raise MemoryError()
         for level in range(HEIGHT_MAX):
@@ -258,22 +430,30 @@ cdef class MemTable:
             following = chunk.next
             free(chunk)
             chunk = following
+        if self.t.slots != NULL:        # else __cinit__ ended before it made the mutex
+            pthread_mutex_destroy(&self.t.settled)
         free(self.t.slots)
 
     cdef int add(self, uint64_t sequence, int kind, const uint8_t* prefix, size_t prefix_size, const uint8_t* value,
                  size_t value_size, uint64_t newest_snapshot) noexcept nogil:
         """CURSOR_OK, or CURSOR_NO_MEMORY and nothing has changed. Sequences rise from call to call."""
+        return self.add_hashed(sequence, kind, prefix, prefix_size, hash_prefix(prefix, prefix_size), value, value_size,
+                               newest_snapshot)
+
+    cdef int add_hashed(self, uint64_t sequence, int kind, const uint8_t* prefix, size_t prefix_size, uint64_t hash,
+                        const uint8_t* value, size_t value_size, uint64_t newest_snapshot) noexcept nogil:
         cdef Table* t = &self.t
-        cdef uint64_t hash = hash_prefix(prefix, prefix_size)
         cdef uint64_t packed = (sequence << 8) | <uint64_t>kind
-        cdef Node* last = t.tails[0]
+        cdef Node* last
         cdef Node* before[HEIGHT_MAX]
         cdef Node* node = NULL
-        cdef Node* after
         cdef Entry* entry
         cdef Entry* newest
-        cdef bint at_end = last == t.head or compare_bytes(_key(last), last.key_size, prefix, prefix_size) < 0
-        cdef int height, level
+        cdef bint at_end = False
+        cdef int level
+        if t.pending == NULL and not nokv_load_flag(&t.settling):
+            last = t.tails[0]
+            at_end = last == t.head or compare_bytes(_key(last), last.key_size, prefix, prefix_size) < 0
         if kind_expires(kind):
             t.expiring += 1
         if not at_end:
@@ -306,31 +486,20 @@ cdef class MemTable:
         else:
             if t.nodes * 3 >= t.slot_count * 2 and not _grow(t):
                 return CURSOR_NO_MEMORY
-            height = _random_height(t)
-            node = _new_node(t, height, prefix, prefix_size, hash)
+            node = _new_node(t, _random_height(t), prefix, prefix_size, hash, sizeof(Entry) + value_size)
             if node == NULL:
                 return CURSOR_NO_MEMORY
-            entry = _new_entry(t, packed, value, value_size)
-            if entry == NULL:
-                return CURSOR_NO_MEMORY
+            entry = <Entry*>(<uint8_t*>node + _node_size(prefix_size))
+            _fill_entry(entry, packed, value, value_size)
             node.newest = entry
-            if height > t.height:
-                t.height = height
             if at_end:
-                for level in range(height):
+                for level in range(<int>node.height):
                     before[level] = t.tails[level]
+                _link(t, node, before)
             else:
-                _find(t, prefix, prefix_size, before)
-            after = _next(before[0], 0)
-            node.previous = before[0]
-            for level in range(height):
-                _set_next(node, level, _next(before[level], level))
-            for level in range(height):
-                _set_next(before[level], level, node)
-                if t.tails[level] == before[level]:
-                    t.tails[level] = node
-            if after != NULL:
-                nokv_store_release(<void**>&after.previous, <void*>node)
+                node.previous = t.pending
+                t.pending = node
+                t.pending_count += 1
             _slot_put(t.slots, t.slot_count - 1, node)
             t.nodes += 1
         t.entries += 1
@@ -356,8 +525,42 @@ cdef class MemTable:
         value.size = entry.value_size
         return 1
 
+    cdef int settle(self) except -1:
+        """Bring every key that was added before this call into order: a cursor sees no other."""
+        cdef Table* t = &self.t
+        cdef Node* latest
+        cdef uint64_t count
+        cdef SortItem few[2 * 16]
+        cdef SortItem* items = few
+        while nokv_load_flag(&t.settling):
+            with nogil:                     # another thread is at it, without the GIL
+                pthread_mutex_lock(&t.settled)
+                pthread_mutex_unlock(&t.settled)
+        if t.pending == NULL:
+            return 0
+        latest = t.pending
+        count = t.pending_count
+        if count > 16:
+            items = <SortItem*>malloc(2 * count * sizeof(SortItem))
+            if items == NULL:
+                raise MemoryError()
+        t.pending = NULL
+        t.pending_count = 0
+        if count <= SETTLE_HELD_MAX:
+            _settle(t, latest, count, items)
+        else:
+            nokv_store_flag(&t.settling, 1)
+            pthread_mutex_lock(&t.settled)
+            with nogil:
+                _settle(t, latest, count, items)
+                nokv_store_flag(&t.settling, 0)
+                pthread_mutex_unlock(&t.settled)
+        if items != few:
+            free(items)
+        return 0
+
     cdef Cursor* cursor(self) noexcept nogil:
-        """NULL: no memory. The caller keeps this MemTable alive and destroys the cursor."""
+        """Walks what `settle` has brought into order. NULL: no memory. The caller keeps this MemTable alive and destroys the cursor."""
         return _new_cursor(&self.t)
 
     def insert(self, uint64_t sequence, int kind, bytes prefix not None, bytes value not None, uint64_t newest_snapshot=0):
@@ -376,10 +579,12 @@ cdef class MemTable:
 
     def walk(self, *, bint reverse=False, bytes seek=None):
         """Every entry as (prefix, sequence, kind, value), through a cursor; from the first internal key >= seek on."""
-        cdef Cursor* c = self.cursor()
+        cdef Cursor* c
         cdef Slice target
         cdef uint64_t packed
         cdef list found = []
+        self.settle()
+        c = self.cursor()
         if c == NULL:
             raise MemoryError()
         if seek is not None and len(seek) < TRAILER_SIZE:
@@ -415,6 +620,10 @@ cdef class MemTable:
     @property
     def allocated_bytes(self):
         return self.t.allocated + self.t.slot_count * 8
+
+    @property
+    def slots(self):
+        return self.t.slot_count
 
     @property
     def keys(self):
@@ -502,7 +711,7 @@ cdef void _seek(Cursor* c, Slice target) noexcept nogil:
     cdef Walk* w = <Walk*>c.impl
     cdef size_t size = target.size - TRAILER_SIZE
     cdef uint64_t packed = read_trailer(target.data + size)
-    cdef Node* node = _find(w.table, target.data, size, NULL)
+    cdef Node* node = _find(w.table, target.data, size)
     cdef Entry* entry
     if node != NULL and node.key_size == size and memcmp(_key(node), target.data, size) == 0:
         entry = <Entry*>nokv_load_acquire(<void**>&node.newest)

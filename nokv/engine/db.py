@@ -223,7 +223,8 @@ class DB(Core, MutableMapping[bytes, bytes]):
             self._write_waits += 1
             self._submit_compaction()
             self._compaction_executor.drain()
-        fresh = MemTable(self._flushes + 2)
+        # no growing of the hash index under a writer's feet
+        fresh = MemTable(self._flushes + 2, self.view.mem.slots)
         fresh.first_segment = self._wal.active_segment
         with self._view_lock:
             view = self.view

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -48,6 +50,45 @@ def test_agrees_with_the_model(
         first = next((i for i, entry in enumerate(entries) if entry[0] >= key), len(entries))
         assert table.walk(seek=key + bytes(8)) == entries[first:]
         assert table.walk(seek=key + b"\xff" * 8) == [entry for entry in entries if entry[0] > key]
+
+
+@given(operations=OPERATIONS, every=st.integers(1, 20))
+@settings(max_examples=100, deadline=None)
+def test_order_made_now_and_then_is_the_order_made_at_the_end(
+    operations: list[tuple[bytes, int, bytes, int]], every: int
+) -> None:
+    table = MemTable()
+    newest: dict[bytes, bytes] = {}
+    for sequence, (key, _, value, _) in enumerate(operations, 1):
+        table.insert(sequence, PUT, key, value)
+        newest[key] = value
+        if sequence % every == 0:
+            assert [(entry[0], entry[3]) for entry in table.walk()] == sorted(newest.items())
+    assert [(entry[0], entry[3]) for entry in table.walk(reverse=True)] == sorted(newest.items(), reverse=True)
+
+
+def test_writes_go_on_while_another_thread_makes_order() -> None:
+    table = MemTable()
+    keys = [b"%08d" % (n * 7919 % 100_003) for n in range(60_000)]
+    for sequence, key in enumerate(keys[:20_000], 1):
+        table.insert(sequence, PUT, key, b"")
+    seen: list[list[bytes]] = []
+
+    def walk() -> None:
+        seen.extend([entry[0] for entry in table.walk()] for _ in range(20))
+
+    walkers = [threading.Thread(target=walk) for _ in range(2)]
+    for walker in walkers:
+        walker.start()
+    for sequence, key in enumerate(keys[20_000:], 20_001):
+        table.insert(sequence, PUT, key, b"")
+    for walker in walkers:
+        walker.join()
+    every = set(keys)
+    for found in seen:
+        assert len(found) >= 20_000 and every.issuperset(found)
+        assert found == sorted(set(found))
+    assert [entry[0] for entry in table.walk()] == sorted(keys)
 
 
 def test_many_keys_keep_their_order_and_their_memory_is_counted() -> None:
