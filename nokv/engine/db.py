@@ -250,7 +250,8 @@ class DB(Core, MutableMapping[bytes, bytes]):
         self._submit(self._flush_executor, self._prepare_step)
 
     def _prepare_step(self) -> None:
-        with contextlib.suppress(OSError):  # no space: the append that needs the segment reports it
+        # No space: the append that needs the segment reports it. A failed sync: the next write raises.
+        with contextlib.suppress(OSError, ReadOnly):
             self._wal.prepare()
 
     def _became_dirty(self) -> None:
@@ -289,13 +290,10 @@ class DB(Core, MutableMapping[bytes, bytes]):
         try:
             while self.state == 0 and not self._poisoned and self._flush_oldest():
                 pass
-        except OSError as error:
-            self._flush_error = error  # writers carry on until the bound, then try again and report it
-        except NoKVError as error:
-            self._flush_error = error
-            self._poison(f"flush failed: {error}")
-        except MemoryError as error:
-            self._flush_error = error
+        except (OSError, NoKVError, MemoryError) as error:
+            self._flush_error = error  # if it may pass, writers carry on until the bound, then try again and report it
+            if not may_pass(error):
+                self._poison(f"flush failed: {error}")
 
     def _flush_oldest(self) -> bool:
         """Write the oldest immutable memtable to level 0. False if there is none."""
@@ -340,10 +338,10 @@ class DB(Core, MutableMapping[bytes, bytes]):
                 with self._compaction_mutex:
                     more = self._versions.maybe_compact(self.snapshot_sequences(), self._expired_ms())
                     self._install_version()
-        except (OSError, MemoryError) as error:
-            self._flush_error = error  # nothing was changed; the next flush tries again
-        except NoKVError as error:
-            self._poison(f"compaction failed: {error}")
+        except (OSError, NoKVError, MemoryError) as error:
+            self._flush_error = error  # nothing was changed; if it may pass, the next flush tries again
+            if not may_pass(error):
+                self._poison(f"compaction failed: {error}")
 
     def _install_version(self) -> None:
         with self._view_lock:
@@ -360,16 +358,24 @@ class DB(Core, MutableMapping[bytes, bytes]):
             while self._flush_oldest():
                 pass
         except OSError as error:
-            raise ReadOnly(
-                f"{self.path}: flush failed: {error}", cause=str(error), hint="reads go on; free some space, then retry"
-            ) from error
+            raise self._failed("flush", error) from error
+
+    def _failed(self, what: str, error: OSError) -> ReadOnly:
+        hint = "reads go on; free some space, then retry"
+        if not may_pass(error):
+            self._poison(f"{what} failed: {error}")
+            hint = "close and reopen"
+        return ReadOnly(f"{self.path}: {what} failed: {error}", cause=str(error), hint=hint)
 
     def compact(self) -> None:
         """Flush, then merge all tables into one level, compressed, without superseded versions and deletes."""
         self.flush()
         with self._compaction_mutex:
-            if self._versions.compact_all(self.snapshot_sequences(), self._expired_ms()):
-                self._install_version()
+            try:
+                if self._versions.compact_all(self.snapshot_sequences(), self._expired_ms()):
+                    self._install_version()
+            except OSError as error:
+                raise self._failed("compaction", error) from error
 
     def on_flush(self, callback: Callable[[], None]) -> None:
         """`callback()` on the thread that finished a flush, after the manifest edit is durable."""
@@ -924,6 +930,14 @@ def _open(
         db.close()
         raise
     return db
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether what a flush or a compaction met may be better next time: no space, no descriptors, no memory. Not so a
+    failed sync, write or read: what the disk holds is not known then, and trying again would only hide it."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+    return isinstance(error, MemoryError)
 
 
 def _after_fork_in_child() -> None:

@@ -212,9 +212,11 @@ class VersionSet:
         open, and every later change raises ReadOnly."""
         with self._lock:
             if self.read_only:
-                raise ReadOnly(f"{self.path}: opened read-only")
+                raise ReadOnly(f"{self.path}: opened read-only", hint="open it without read_only")
             if self._failed:
-                raise ReadOnly(f"{self.path}: a write of the manifest failed", cause=self._failed)
+                raise ReadOnly(
+                    f"{self.path}: a write of the manifest failed", cause=self._failed, hint="close and reopen"
+                )
             opened = {t.meta.number: t for tables in self.current.levels for t in tables}
             metas = {number: table.meta for number, table in opened.items()}
             for number in edit.removed:

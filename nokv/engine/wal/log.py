@@ -218,8 +218,11 @@ class Wal(WalCore):
         writer.append(TYPE_SEGMENT, encode_segment_header(capacity, previous.number if previous is not None else 0))
         if writer.end != DATA_START:
             raise InvariantError(f"the header of segment {number} has a wrong size")
-        writer.file.sync()
-        self._files.sync_dir(self._directory)
+        try:
+            writer.file.sync()
+            self._files.sync_dir(self._directory)
+        except OSError as error:
+            raise self._sync_failed(error) from error
         return writer
 
     def _switch(self, writer: SegmentWriter, previous: SegmentInfo | None) -> None:
@@ -254,10 +257,7 @@ class Wal(WalCore):
         try:
             covered = self._sync_now()
         except OSError as error:
-            self.failure = f"sync failed: {error}"
-            raise ReadOnly(
-                f"the WAL is read-only: {self.failure}", cause=str(error), hint="close and reopen"
-            ) from error
+            raise self._sync_failed(error) from error
         finally:
             with self._sync_turn:
                 self._syncing = False
@@ -265,6 +265,11 @@ class Wal(WalCore):
                     self._synced = covered
                     self._sync_count += 1
                 self._sync_turn.notify_all()
+
+    def _sync_failed(self, error: OSError) -> ReadOnly:
+        """Nobody knows what the disk holds now, and a second sync that succeeds would not tell: writing ends here."""
+        self.failure = f"sync failed: {error}"
+        return ReadOnly(f"the WAL is read-only: {self.failure}", cause=str(error), hint="close and reopen")
 
     def _sync_now(self) -> int:
         with self._lock:

@@ -134,7 +134,9 @@ def test_one_process_at_a_time(path: str, db: nokv.DB) -> None:
     with pytest.raises(nokv.Locked):
         nokv.open(path)
     code = f"import nokv\ntry: nokv.open({path!r})\nexcept nokv.Locked: print('locked')"
-    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)}, capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=True
+    )
     assert done.stdout == b"locked\n"
 
 
@@ -515,7 +517,7 @@ if {end!r} == "exit": sys.exit(0)
 """
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", code],
-        env={"PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
@@ -546,7 +548,7 @@ assert db.get(b"k") == b"v"
 db.put(b"after", b"fork")
 db.close()
 """
-    subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)}, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=60)
 
 
 def test_a_close_leaves_nothing_large_to_replay(tmp_path: Path) -> None:
