@@ -213,6 +213,8 @@ class Wal(WalCore):
         if capacity == self._segment_bytes and self._free:
             recycle = self._free.pop()
             self._recycled += 1
+            # Power loss must not give the old name back to a file of zeroes: that would look like a damaged segment.
+            self._files.sync_dir(self._directory)
         path = f"{self._directory}/{segment_name(number)}"
         writer = SegmentWriter(self._files.open_log(path, capacity, recycle=recycle), number)
         writer.append(TYPE_SEGMENT, encode_segment_header(capacity, previous.number if previous is not None else 0))

@@ -138,6 +138,9 @@ def recover(files: Files, directory: str) -> RecoveredLog:
         number = infos[number].previous
     chain.reverse()
     for number, path in blank:
+        if chain and number == chain[0].previous:
+            # A header is durable before its segment is used, and a freed one is zeroed only when its name is gone.
+            raise Corruption("segment header is damaged, and so is every record", path=path, offset=0)
         size = memoryview(data[number]).nbytes
         # A process may die between creating a file and giving it its size; any other short file had been longer.
         if 0 < size < DATA_START or (size == 0 and chain and number < chain[-1].number):

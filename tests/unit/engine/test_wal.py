@@ -18,7 +18,7 @@ from nokv.engine.wal import Wal
 from nokv.engine.wal.recovery import recover, segment_name
 from nokv.env.files import OsFiles
 from nokv.env.ports import Files
-from nokv.testing.files import CrashFiles, FaultFiles
+from nokv.testing.files import CrashFiles, CrashPoint, FaultFiles
 
 RECORDS = st.lists(
     st.tuples(st.integers(16, 19), st.one_of(st.binary(max_size=60), st.binary(min_size=900))), max_size=40
@@ -141,6 +141,40 @@ def test_a_torn_tail_is_cut_and_damage_before_it_is_not() -> None:
         with pytest.raises(nokv.Corruption) as caught:
             Wal(with_bytes(files, path, change), "wal", 4096)
         assert caught.value.offset == positions[4].offset
+
+
+@pytest.mark.parametrize("what", ["zeroes", "shifted"])
+def test_a_segment_whose_records_are_all_bad_is_missed(what: str) -> None:
+    """Found by the raft simulator (a write that went astray): the log began after it, as if it had been freed."""
+    files, _, paths = small_log()
+
+    def spoil(data: bytearray) -> None:
+        data[:] = bytes(len(data)) if what == "zeroes" else data[20:] + bytes(20)
+
+    for path in paths[:-1]:
+        with pytest.raises(nokv.Corruption) as caught:
+            Wal(with_bytes(files, path, spoil), "wal", 1024)
+        assert caught.value.path == path
+
+
+def test_a_freed_segment_is_zeroed_only_after_its_old_name_is_gone_for_good() -> None:
+    """Otherwise power loss gives the name back to zeroes, and that looks like damage."""
+
+    def workload(files: CrashFiles) -> Wal:
+        wal = Wal(files, "wal", 1024, retainers=("raft",), recycle_syncs=0)
+        for number in range(60):
+            wal.retain("raft", wal.append(16, b"%03d" % number * 20).segment)
+            wal.sync()
+        return wal
+
+    files = CrashFiles()
+    assert workload(files).stats()["recycled"] > 3
+    for crash_at in range(8, files.operation_count):
+        dying = CrashFiles(crash_at=crash_at)
+        with pytest.raises(CrashPoint):
+            workload(dying)
+        for mode in ("drop", "names", "random"):
+            Wal(dying.crash_clone(mode, seed=crash_at), "wal", 1024)
 
 
 @given(junk=st.binary(max_size=2000), seed=st.integers(0, 100))
