@@ -321,6 +321,14 @@ class CrashFiles:
                 copier.copy_pending_names()
             return clone
 
+    def rot(self, path: str, content: bytes) -> None:
+        """The disk itself changes what a file holds, behind everybody's back and for good."""
+        with self._mutex:
+            inode = self._inode(path)
+            inode.data, inode.durable = bytearray(content), bytearray(content)
+            inode.size = inode.durable_size = len(content)
+            inode.pending.clear()
+
     def unsynced(self) -> list[str]:
         """Paths of files with unsynced writes, and of directories with unsynced names: for assertions in tests."""
         with self._mutex:

@@ -1,0 +1,194 @@
+"""R3: the disk changes what it was given: one bit in every byte of every file, every length, sectors of zeros, sectors
+in each other's place.
+
+The answer is right data, or `Corruption` (or another typed error, for the files that are read before the version is
+known) that names the file; never wrong data, a hang or a death. What may be missing in silence is the end of the log,
+from its last record on: nobody can tell that from a write that a power loss cut short.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import nokv
+from nokv.engine.mode import STANDALONE, ModeRecord, write_mode
+from nokv.testing.executor import StepExecutor
+from nokv.testing.files import CrashFiles
+
+SECTOR = 512
+OPTIONS = {"wal_segment_bytes": 4096, "write_buffer_bytes": 1 << 20, "block_bytes": 512, "block_cache_bytes": 0}
+State = dict[bytes, bytes]
+
+
+def open_db(files: CrashFiles, *, read_only: bool = False) -> nokv.DB:
+    return nokv.open(
+        "db", files=files, executor=StepExecutor(inline=True), durability="process", read_only=read_only, **OPTIONS
+    )
+
+
+def make_store() -> tuple[CrashFiles, list[State]]:
+    """About 24 KiB: two tables (one compacted), a log of three segments, MODE.json; and the state after each write."""
+    files = CrashFiles(seed=3)
+    dice = random.Random(3)
+    db = open_db(files)
+    state: State = {}
+    history: list[State] = []
+
+    def put(key: bytes, value: bytes | None) -> None:
+        if value is None:
+            db.delete(key)
+            state.pop(key, None)
+        else:
+            db.put(key, value)
+            state[key] = value
+        history.append(dict(state))
+
+    for n in range(40):
+        put(b"deep%02d" % n, dice.randbytes(dice.choice([0, 20, 90])))
+    db.compact()
+    for n in range(30):
+        put(b"flat%02d" % n, dice.randbytes(60))
+        put(b"deep%02d" % n, None if n % 3 else b"new")
+    db.flush()
+    for n in range(60):
+        put(b"tail%02d" % (n % 40), dice.randbytes(40))
+    db.sync()
+    write_mode("db", ModeRecord(mode=STANDALONE), files)
+    image = files.crash_clone("keep")  # as a power loss leaves it: the log is still needed
+    return image, history
+
+
+STORE, HISTORY = make_store()
+
+
+def paths(directory: str = "db") -> Iterator[str]:
+    for name in STORE.listdir(directory):
+        path = f"{directory}/{name}"
+        try:
+            yield from paths(path)
+        except NotADirectoryError:
+            if STORE.size(path) and name != "LOCK":
+                yield path
+
+
+PATHS = sorted(paths())
+
+
+def used(path: str) -> int:
+    """Bytes of a file up to the zeros at its end."""
+    return len(STORE.read_file(path).rstrip(b"\0"))
+
+
+def check(path: str, content: bytes, what: str) -> str:
+    """One damaged copy of the store. Returns how it went."""
+    disk = STORE.crash_clone("keep")
+    disk.rot(path, content)
+    before = {p: disk.read_file(p) for p in PATHS}
+    try:
+        db = open_db(disk)
+    except nokv.Corruption as error:
+        assert error.path, f"{what}: which file? {error}"
+        assert {p: disk.read_file(p) for p in PATHS} == before, f"{what}: a refused open changed a file"
+        return "refused"
+    except (nokv.NotSupported, nokv.ModeError):
+        assert path.endswith("MODE.json"), what
+        return "refused"
+    try:
+        try:
+            found = dict(db.scan())
+        except nokv.Corruption as error:
+            assert error.path == path, f"{what}: {error} names another file"
+            for key, value in HISTORY[-1].items():  # a point read finds the truth, or says that it cannot
+                try:
+                    assert db.get(key) == value, what
+                except nokv.Corruption:
+                    continue
+            return "found out"
+        if found != HISTORY[-1]:
+            assert path.startswith("db/wal/"), f"{what}: wrong data"
+            # Another end of what is not zero: as if its last sectors had never been written.
+            lost = -2 if len(content.rstrip(b"\0")) == used(path) else -len(HISTORY)
+            assert found in HISTORY[lost:], f"{what}: more than the last record is gone"
+            return "shorter"
+        assert all(db.get(key) == value for key, value in found.items()), what
+        return "right"
+    finally:
+        db.close()
+
+
+def bits(path: str, every: int, all_bits: bool) -> Iterator[tuple[bytes, str]]:
+    content = STORE.read_file(path)
+    for offset in range(0, used(path), 1):
+        for bit in range(8):
+            if not all_bits and (offset % every or bit != offset // every % 8):
+                continue
+            damaged = bytearray(content)
+            damaged[offset] ^= 1 << bit
+            yield bytes(damaged), f"{path}: bit {bit} of byte {offset}"
+
+
+def lengths(path: str, every: int) -> Iterator[tuple[bytes, str]]:
+    content = STORE.read_file(path)
+    for size in range(0, used(path), every):
+        yield content[:size], f"{path}: cut to {size} bytes"
+
+
+def sectors(path: str) -> Iterator[tuple[bytes, str]]:
+    content = STORE.read_file(path)
+    places = range(0, used(path), SECTOR)
+    for place in places:
+        yield content[:place] + bytes(SECTOR) + content[place + SECTOR :], f"{path}: zeros at {place}"
+    for one, other in itertools.pairwise(places):
+        a, b = content[one : one + SECTOR], content[other : other + SECTOR]
+        yield content[:one] + b + a + content[other + SECTOR :], f"{path}: sectors at {one} and {other} swapped"
+
+
+def sweep(cases: Callable[[str], Iterator[tuple[bytes, str]]]) -> None:
+    outcomes: dict[str, int] = {}
+    for path in PATHS:
+        original = STORE.read_file(path)
+        for content, what in cases(path):
+            if content == original:
+                continue
+            try:
+                outcome = check(path, content, what)
+            except nokv.NoKVError as error:
+                raise AssertionError(f"{what}: {error!r}") from error
+            outcomes[outcome] = outcomes.get(outcome, 0) + 1
+    assert outcomes.get("refused", 0) > 0
+    print(outcomes)
+
+
+def test_the_store_is_what_the_sweep_needs() -> None:
+    names = {path.rsplit("/", 1)[-1].rsplit(".", 1)[-1].split("-")[0] for path in PATHS}
+    assert names >= {"wal", "sst", "MANIFEST", "CURRENT", "json"}
+    assert 12_000 < sum(used(path) for path in PATHS) < 40_000
+    db = open_db(STORE.crash_clone("keep"))
+    assert dict(db.scan()) == HISTORY[-1]
+    db.close()
+
+
+def test_a_bit_in_every_fifth_byte() -> None:
+    sweep(lambda path: bits(path, 5, all_bits=False))
+
+
+def test_cut_at_every_seventh_length() -> None:
+    sweep(lambda path: lengths(path, 7))
+
+
+def test_sectors_of_zeros_and_swapped_sectors() -> None:
+    sweep(sectors)
+
+
+@pytest.mark.long
+def test_every_bit_of_every_byte() -> None:
+    sweep(lambda path: bits(path, 1, all_bits=True))
+
+
+@pytest.mark.long
+def test_cut_at_every_length() -> None:
+    sweep(lambda path: lengths(path, 1))
