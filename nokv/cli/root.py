@@ -324,16 +324,19 @@ def _audit_text(payload: dict[str, Any]) -> str:
 def transitions(addr: tuple[str, ...], directory: str | None, output: str) -> None:
     """Changes of regions by their ids, which name the same change the same way every time: planned, or how they
     ended."""
+    from nokv.metaroot.changes import transitions as list_transitions
     from nokv.metaroot.wire import state_from_pb
 
     state = state_from_pb(_snapshot(_addresses(addr, directory)))
     rows: list[dict[str, Any]] = [
-        {"transition_id": t.transition_id, "region_id": t.region_id, "phase": t.phase.value, "revision": t.revision}
-        for t in state.finished.values()
-    ]
-    rows += [
-        {"transition_id": p.transition_id, "region_id": p.region_id, "phase": "planned", "revision": 0}
-        for p in state.pending.values()
+        {
+            "transition_id": change.transition_id,
+            "kind": change.kind,
+            "region_id": change.region_id,
+            "phase": change.phase.value,
+            "revision": change.revision,
+        }
+        for change in list_transitions(state)
     ]
     emit(
         "root-transitions",

@@ -18,11 +18,14 @@ import grpc
 
 from nokv.coordinator.node import Freshness
 from nokv.coordinator.view import Route
-from nokv.coordinator.wire import route_from_pb
+from nokv.coordinator.wire import route_from_pb, transition_from_pb
 from nokv.errors import NoKVError, NotFound, Unavailable
+from nokv.metaroot.changes import Transition
 from nokv.metaroot.client import Dial, Redirector, dial_plain, error_from_rpc
 from nokv.metaroot.events import NO_TOKEN, RootEvent, RootToken
 from nokv.metaroot.wire import (
+    Assessment,
+    assessment_from_pb,
     event_to_pb,
     peer_to_pb,
     region_to_pb,
@@ -32,7 +35,7 @@ from nokv.metaroot.wire import (
     token_to_pb,
 )
 from nokv.pb import coordinator_pb2 as pb
-from nokv.pb import coordinator_pb2_grpc
+from nokv.pb import coordinator_pb2_grpc, root_pb2
 from nokv.region import Peer, Region, Store
 
 __all__ = ["CoordinatorClient", "CoordinatorStatus", "RoutedView", "StoreInfo"]
@@ -44,6 +47,18 @@ _FRESHNESS = {
 }
 
 
+_FRESHNESS_FROM_PB = {value: key for key, value in _FRESHNESS.items()}
+
+
+class OutcomeLike(Protocol):
+    @property
+    def operation_id(self) -> int: ...
+    @property
+    def outcome(self) -> str: ...
+    @property
+    def detail(self) -> str: ...
+
+
 class StoreReportLike(Protocol):
     """A store's heartbeat, as `nokv.raftstore.control.StoreReport` has it."""
 
@@ -52,6 +67,7 @@ class StoreReportLike(Protocol):
     leader_count: int
     used_bytes: int
     mode: str
+    outcomes: Sequence[OutcomeLike]
 
 
 @dataclass(slots=True)
@@ -63,6 +79,7 @@ class StoreOperation:
     region_id: int
     target_peer_id: int
     deadline_ms: int = 0
+    era: int = 0
 
 
 @dataclass(slots=True)
@@ -74,6 +91,8 @@ class RoutedView:
     root_lag: int
     degraded: str
     by_lease_holder: bool
+    catch_up: str = ""
+    freshness: Freshness = Freshness.BEST_EFFORT
 
 
 @dataclass(slots=True)
@@ -109,6 +128,8 @@ def _view(message: pb.ViewInfo) -> RoutedView:
         message.root_lag,
         message.degraded,
         message.served_by_lease_holder,
+        message.catch_up,
+        _FRESHNESS_FROM_PB.get(message.freshness, Freshness.BEST_EFFORT),
     )
 
 
@@ -162,10 +183,14 @@ class CoordinatorClient:
                 used_bytes=report.used_bytes,
                 mode=report.mode,
             ),
+            outcomes=[
+                pb.OperationOutcome(operation_id=o.operation_id, outcome=o.outcome, detail=o.detail[:256])
+                for o in report.outcomes
+            ],
         )
         answers: list[pb.StoreHeartbeatResponse] = await self._everywhere("StoreHeartbeat", request)
         operations = [
-            StoreOperation(o.operation_id, o.kind, o.region_id, o.target_peer_id, o.deadline_ms)
+            StoreOperation(o.operation_id, o.kind, o.region_id, o.target_peer_id, o.deadline_ms, o.era)
             for answer in answers
             for o in answer.operations
         ]
@@ -188,6 +213,35 @@ class CoordinatorClient:
             lambda stub, limit: stub.PublishRootEvent(request, timeout=limit), write=True
         )
         return token_from_pb(response.token), response.already
+
+    async def assess(self, events: Sequence[RootEvent], *, expected_revision: int = 0) -> Assessment:
+        """Would the log take these events, all together, as it is now? Nothing is written."""
+        request = pb.AssessRootEventRequest(
+            events=[event_to_pb(e) for e in events], expected_revision=expected_revision
+        )
+        response: pb.AssessRootEventResponse = await self._coordinators.call(
+            lambda stub, limit: stub.AssessRootEvent(request, timeout=limit)
+        )
+        return assessment_from_pb(
+            root_pb2.RootAssessResponse(
+                verdict=response.verdict,
+                code=response.code,
+                reason=response.reason,
+                hint=response.hint,
+                assessed_at=response.assessed_at,
+                current=response.current if response.HasField("current") else None,
+            )
+        )
+
+    async def transitions(
+        self, region_id: int = 0, *, phase: str = "", freshness: Freshness = Freshness.BEST_EFFORT
+    ) -> tuple[list[tuple[Transition, str]], RoutedView]:
+        """(change, `truth` or `view`) of one region or all, in one phase or any."""
+        request = pb.ListTransitionsRequest(region_id=region_id, phase=phase, freshness=_FRESHNESS[freshness])
+        response: pb.ListTransitionsResponse = await self._coordinators.call(
+            lambda stub, limit: stub.ListTransitions(request, timeout=limit)
+        )
+        return [transition_from_pb(t) for t in response.transitions], _view(response.view)
 
     # -- routes -------------------------------------------------------------------------------------------------------
     async def region_by_key(
@@ -218,9 +272,16 @@ class CoordinatorClient:
         return route_from_pb(response.route), _view(response.view)
 
     async def region_by_id(
-        self, region_id: int, *, freshness: Freshness = Freshness.BEST_EFFORT
+        self,
+        region_id: int,
+        *,
+        freshness: Freshness = Freshness.BEST_EFFORT,
+        at_least: RootToken = NO_TOKEN,
+        max_lag: int = 0,
     ) -> tuple[Route, RoutedView]:
-        request = pb.GetRegionByIdRequest(region_id=region_id, freshness=_FRESHNESS[freshness])
+        request = pb.GetRegionByIdRequest(
+            region_id=region_id, freshness=_FRESHNESS[freshness], at_least=token_to_pb(at_least), max_lag=max_lag
+        )
         response: pb.RouteResponse = await self._coordinators.call(
             lambda stub, limit: stub.GetRegionById(request, timeout=limit)
         )
@@ -233,9 +294,16 @@ class CoordinatorClient:
         limit: int = 0,
         *,
         freshness: Freshness = Freshness.BEST_EFFORT,
+        at_least: RootToken = NO_TOKEN,
+        max_lag: int = 0,
     ) -> tuple[list[Route], RoutedView]:
         request = pb.ScanRegionsRequest(
-            start_key=start_key, end_key=end_key, limit=limit, freshness=_FRESHNESS[freshness]
+            start_key=start_key,
+            end_key=end_key,
+            limit=limit,
+            freshness=_FRESHNESS[freshness],
+            at_least=token_to_pb(at_least),
+            max_lag=max_lag,
         )
         response: pb.ScanRegionsResponse = await self._coordinators.call(
             lambda stub, seconds: stub.ScanRegions(request, timeout=seconds)

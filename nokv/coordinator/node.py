@@ -18,6 +18,7 @@ from enum import Enum
 
 from nokv.coordinator.id_alloc import ID_COUNT_MAX, IdAllocator
 from nokv.coordinator.lease import LeaseCompetitor, LeaseStep, LeaseTerms, LeaseView, StepKind
+from nokv.coordinator.scheduler import Operation, Scheduler
 from nokv.coordinator.tso import TSO_COUNT_MAX, TsoAllocator
 from nokv.coordinator.view import ClusterView, Route
 from nokv.env.ports import Clock
@@ -43,9 +44,10 @@ from nokv.metaroot.events import (
     StoreJoined,
     event_kind,
 )
-from nokv.region import Store, StoreState
+from nokv.metaroot.wire import Assessment
+from nokv.region import Peer, Region, Store, StoreState
 
-__all__ = ["CoordinatorNode", "Degraded", "Freshness", "NotLeaseHolder", "Published"]
+__all__ = ["CatchUp", "CoordinatorNode", "Degraded", "Freshness", "NotLeaseHolder", "Published"]
 
 log = logging.getLogger("nokv.coordinator")
 
@@ -67,7 +69,17 @@ class Degraded(Enum):
     HEALTHY = "healthy"
     COORDINATOR_DEGRADED = "coordinator-degraded"  # no coordinator holds the lease: no ids, no timestamps
     ROOT_LAGGING = "root-lagging"
-    ROOT_UNAVAILABLE = "root-unavailable"
+    ROOT_UNAVAILABLE = "root-unavailable"  # no news of the truth for two seconds; a holder may still be serving
+    VIEW_ONLY = "view-only"  # for longer than any lease lasts: nobody serves ids or timestamps, only views are left
+
+
+class CatchUp(Enum):
+    """Where this view stands against the newest token that it has heard of."""
+
+    BOOTSTRAPPING = "bootstrapping"  # nothing is known yet
+    CATCHING_UP = "catching-up"
+    CURRENT = "current"
+    STALLED = "stalled"  # no news: whether there is more to know is not known
 
 
 class NotLeaseHolder(NotLeader):
@@ -97,8 +109,10 @@ class CoordinatorNode:
         ts_start: int = 1,
         id_window: int = 1_000,
         tso_window_ms: int = 3_000,
+        scheduler: Scheduler | None = None,
     ) -> None:
         self.view = ClusterView()
+        self.scheduler = scheduler if scheduler is not None else Scheduler()
         self.lease = LeaseCompetitor(coordinator_id, address, incarnation, terms, take_over_own=take_over_own)
         self.reads_served = 0
         self._root = root
@@ -366,15 +380,28 @@ class CoordinatorNode:
     # -- truth --------------------------------------------------------------------------------------------------------
     async def publish(self, events: Sequence[RootEvent], *, timeout_s: float = 4.0) -> Published:
         """Append what a store reports. Returns once it is durable, and if possible once this view shows it."""
-        for event in events:
-            if event_kind(event) not in PUBLISHABLE:
-                raise UsageError(f"{event_kind(event).name} is not published through a coordinator")
+        self._check_publishable(events)
         appended = await self._root.append(
             events, author=self.coordinator_id, time_ms=self._clock.time_ms(), timeout_s=timeout_s
         )
         token = appended.records[-1].token if appended.records else appended.state.last
         await self._until_seen(token.revision, 0.5)
         return Published(token, appended.already)
+
+    @staticmethod
+    def _check_publishable(events: Sequence[RootEvent]) -> None:
+        for event in events:
+            if event_kind(event) not in PUBLISHABLE:
+                raise UsageError(f"{event_kind(event).name} is not published through a coordinator")
+
+    async def assess(self, events: Sequence[RootEvent], *, expected_revision: int = 0) -> Assessment:
+        """What `publish` would answer, against the truth itself and not this view; nothing is written. Raises
+        Unavailable if the truth is out of reach: an older view would not do."""
+        try:
+            self._check_publishable(events)
+        except UsageError as error:
+            return Assessment("refused", self.view.served, error)
+        return await self._root.assess(events, expected_revision=expected_revision, timeout_s=2.0)
 
     async def put_store(self, store: Store) -> Published:
         return await self.publish([StoreJoined(store)])
@@ -386,27 +413,53 @@ class CoordinatorNode:
         return await self.publish([RegionTombstoned(region)])
 
     # -- heartbeats: views --------------------------------------------------------------------------------------------
-    def store_heartbeat(self, store: Store, *, region_count: int, leader_count: int, used_bytes: int, mode: str) -> int:
-        """Returns a recent timestamp, or 0."""
+    def store_heartbeat(
+        self,
+        store: Store,
+        *,
+        region_count: int,
+        leader_count: int,
+        used_bytes: int,
+        mode: str,
+        outcomes: Sequence[tuple[int, str]] = (),
+    ) -> tuple[int, list[Operation]]:
+        """Returns (a recent timestamp or 0, what the store should do: nothing, unless we hold the lease)."""
         known = self.view.truth.stores.get(store.store_id)
         if known is not None and known.state is StoreState.TOMBSTONE:
             raise PreconditionFailed(f"store {store.store_id} has left for good")
+        now = self._clock.monotonic_ns()
         self.view.store_heartbeat(
             store.store_id,
             region_count=region_count,
             leader_count=leader_count,
             used_bytes=used_bytes,
             mode=mode,
-            now_ns=self._clock.monotonic_ns(),
+            now_ns=now,
             now_ms=self._clock.time_ms(),
         )
-        return self.recent_timestamp()
+        operations: list[Operation] = []
+        era = self.lease.serving(now)
+        if era:
+            self.scheduler.begin(era)
+            self.scheduler.outcomes_reported(outcomes, now)
+            operations = self.scheduler.operations_for(store.store_id, self.view, now, self._clock.time_ms())
+        return self.recent_timestamp(), operations
+
+    def region_heartbeat(self, region: Region, leader: Peer, *, term: int, applied_index: int) -> None:
+        now = self._clock.monotonic_ns()
+        if self.view.region_heartbeat(region, leader, term=term, applied_index=applied_index, now_ns=now):
+            self.scheduler.leader_reported(region.region_id, leader.store_id, now)
 
     # -- routes -------------------------------------------------------------------------------------------------------
     def degraded(self) -> Degraded:
         now = self._clock.monotonic_ns()
-        if now - self._heard_ns > ROOT_SILENCE_NS or not self.view.known:
-            return Degraded.ROOT_UNAVAILABLE
+        silent_ns = now - self._heard_ns
+        if silent_ns > ROOT_SILENCE_NS or not self.view.known:
+            if not self.view.known:
+                return Degraded.ROOT_UNAVAILABLE
+            known = self.view.truth.lease
+            lease_ms = known.lease_ttl_ms if known is not None else 0
+            return Degraded.VIEW_ONLY if silent_ns > lease_ms * 1_000_000 else Degraded.ROOT_UNAVAILABLE
         if self.view.lag > LAGGING_REVISIONS:
             return Degraded.ROOT_LAGGING
         lease = self.view.truth.lease
@@ -415,6 +468,13 @@ class CoordinatorNode:
         if lease.era == self._era and not self.lease.serving(now):
             return Degraded.COORDINATOR_DEGRADED
         return Degraded.HEALTHY
+
+    def catch_up(self) -> CatchUp:
+        if not self.view.known:
+            return CatchUp.BOOTSTRAPPING
+        if self._clock.monotonic_ns() - self._heard_ns > ROOT_SILENCE_NS:
+            return CatchUp.STALLED
+        return CatchUp.CATCHING_UP if self.view.lag else CatchUp.CURRENT
 
     async def ensure(
         self,
@@ -463,6 +523,7 @@ class CoordinatorNode:
             "era": lease.era if lease is not None else self.view.truth.era,
             "holder": lease.holder if lease is not None else "",
             "degraded": self.degraded().value,
+            "catch_up": self.catch_up().value,
             "served_revision": self.view.served.revision,
             "root_lag": self.view.lag,
             "regions": len(self.view.truth.ranges),
@@ -470,4 +531,7 @@ class CoordinatorNode:
             "reads_served": self.reads_served,
             "id_next": self._ids.next,
             "tso_last": self._tso.last,
+            "operations_pending": len(self.scheduler.pending),
+            "operations_issued": self.scheduler.issued,
+            "operations_ended": dict(self.scheduler.ended),
         }

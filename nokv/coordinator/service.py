@@ -8,12 +8,14 @@ from typing import Any, NoReturn
 import grpc
 
 from nokv.coordinator.node import CoordinatorNode, Freshness, NotLeaseHolder
-from nokv.coordinator.wire import route_to_pb, store_view_to_pb, view_info_to_pb
+from nokv.coordinator.wire import operation_to_pb, route_to_pb, store_view_to_pb, transition_to_pb, view_info_to_pb
 from nokv.env.ports import Clock
 from nokv.errors import NoKVError, NotFound, UsageError
+from nokv.metaroot.events import TransitionPhase
 from nokv.metaroot.service import abort_with
 from nokv.metaroot.wire import (
     EVENTS_PER_BATCH_MAX,
+    assessment_to_pb,
     event_from_pb,
     lease_to_pb,
     peer_from_pb,
@@ -29,6 +31,8 @@ from nokv.pb import coordinator_pb2_grpc
 __all__ = ["CoordinatorService"]
 
 SCAN_ROUTES_MAX = 10_000
+OUTCOMES_MAX = 1_024
+_PHASES = [phase.value for phase in TransitionPhase]
 _FRESHNESS: dict[int, Freshness] = {
     pb.FRESHNESS_BEST_EFFORT: Freshness.BEST_EFFORT,
     pb.FRESHNESS_BOUNDED: Freshness.BOUNDED,
@@ -53,9 +57,12 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         self._node = node
         self._clock = clock
 
-    def _info(self, source: str = "truth") -> pb.ViewInfo:
+    def _info(self, source: str = "truth", freshness: int = pb.FRESHNESS_BEST_EFFORT) -> pb.ViewInfo:
+        """How fresh the answer is: `freshness` was asked for, and `ensure` has kept it or raised."""
         node = self._node
         return view_info_to_pb(
+            catch_up=node.catch_up().value,
+            freshness=freshness,
             served=node.view.served,
             current=node.view.current,
             degraded=node.degraded().value,
@@ -72,7 +79,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
             route = self._node.route_by_key(request.key)
         except NoKVError as error:
             await _abort(context, error)
-        return pb.RouteResponse(route=route_to_pb(route), view=self._info())
+        return pb.RouteResponse(route=route_to_pb(route), view=self._info(freshness=request.freshness))
 
     async def GetRegionById(self, request: pb.GetRegionByIdRequest, context: Context) -> pb.RouteResponse:
         try:
@@ -82,40 +89,44 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
             route = self._node.route_by_id(request.region_id)
         except NoKVError as error:
             await _abort(context, error)
-        return pb.RouteResponse(route=route_to_pb(route), view=self._info())
+        return pb.RouteResponse(route=route_to_pb(route), view=self._info(freshness=request.freshness))
 
     async def ScanRegions(self, request: pb.ScanRegionsRequest, context: Context) -> pb.ScanRegionsResponse:
         try:
-            await self._node.ensure(_freshness(request.freshness))
+            await self._node.ensure(
+                _freshness(request.freshness), at_least=token_from_pb(request.at_least), max_lag=request.max_lag
+            )
         except NoKVError as error:
             await _abort(context, error)
         limit = min(request.limit or SCAN_ROUTES_MAX, SCAN_ROUTES_MAX)
         routes = self._node.view.scan(request.start_key, request.end_key, limit)
-        return pb.ScanRegionsResponse(routes=[route_to_pb(r) for r in routes], view=self._info())
+        return pb.ScanRegionsResponse(
+            routes=[route_to_pb(r) for r in routes], view=self._info(freshness=request.freshness)
+        )
 
     # -- heartbeats ---------------------------------------------------------------------------------------------------
     async def StoreHeartbeat(self, request: pb.StoreHeartbeatRequest, context: Context) -> pb.StoreHeartbeatResponse:
         stats = request.stats
         try:
-            timestamp = self._node.store_heartbeat(
+            timestamp, operations = self._node.store_heartbeat(
                 store_from_pb(request.store),
                 region_count=stats.region_count,
                 leader_count=stats.leader_count,
                 used_bytes=stats.used_bytes,
                 mode=stats.mode,
+                outcomes=[(o.operation_id, o.outcome) for o in request.outcomes[:OUTCOMES_MAX]],
             )
         except NoKVError as error:
             await _abort(context, error)
-        return pb.StoreHeartbeatResponse(timestamp=timestamp)
+        return pb.StoreHeartbeatResponse(timestamp=timestamp, operations=[operation_to_pb(o) for o in operations])
 
     async def RegionHeartbeat(self, request: pb.RegionHeartbeatRequest, context: Context) -> pb.RegionHeartbeatResponse:
         try:
-            self._node.view.region_heartbeat(
+            self._node.region_heartbeat(
                 region_from_pb(request.region),
                 peer_from_pb(request.leader),
                 term=request.term,
                 applied_index=request.applied_index,
-                now_ns=self._clock.monotonic_ns(),
             )
         except NoKVError as error:
             await _abort(context, error)
@@ -169,6 +180,38 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
             await _abort(context, error)
         return pb.PublishRootEventResponse(token=token_to_pb(published.token), already=published.already)
 
+    async def AssessRootEvent(self, request: pb.AssessRootEventRequest, context: Context) -> pb.AssessRootEventResponse:
+        try:
+            if not 0 < len(request.events) <= EVENTS_PER_BATCH_MAX:
+                raise UsageError(f"between 1 and {EVENTS_PER_BATCH_MAX} events, not {len(request.events)}")
+            events = [event_from_pb(e) for e in request.events]
+            found = await self._node.assess(events, expected_revision=request.expected_revision)
+        except NoKVError as error:
+            await _abort(context, error)
+        rooted = assessment_to_pb(found)
+        return pb.AssessRootEventResponse(
+            verdict=rooted.verdict,
+            code=rooted.code,
+            reason=rooted.reason,
+            hint=rooted.hint,
+            assessed_at=rooted.assessed_at,
+            current=rooted.current if rooted.HasField("current") else None,
+        )
+
+    async def ListTransitions(self, request: pb.ListTransitionsRequest, context: Context) -> pb.ListTransitionsResponse:
+        try:
+            await self._node.ensure(_freshness(request.freshness))
+            if request.phase and request.phase not in _PHASES:
+                raise UsageError(f"unknown phase {request.phase[:64]!r}", hint=f"one of {', '.join(_PHASES)}")
+        except NoKVError as error:
+            await _abort(context, error)
+        found = [
+            transition_to_pb(change, source)
+            for change, source in self._node.view.transitions()
+            if request.region_id in (0, change.region_id) and request.phase in ("", change.phase.value)
+        ]
+        return pb.ListTransitionsResponse(transitions=found, view=self._info(freshness=request.freshness))
+
     async def RemoveRegion(self, request: pb.RemoveRegionRequest, context: Context) -> pb.RemoveRegionResponse:
         try:
             await self._node.remove_region(request.region_id)
@@ -193,7 +236,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
             await _abort(context, error)
         view, now = self._node.view, self._clock.monotonic_ns()
         stores = [
-            store_view_to_pb(store, view.liveness(store_id, now), view.stores.get(store_id))
+            store_view_to_pb(store, view.store_state(store, now), view.stores.get(store_id))
             for store_id, store in sorted(view.truth.stores.items())
         ]
         return pb.ListStoresResponse(stores=stores, view=self._info())
@@ -211,4 +254,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
             reads_served=self._node.reads_served,
             region_count=len(truth.ranges),
             store_count=len(truth.stores),
+            operations_pending=len(self._node.scheduler.pending),
+            operations_issued=self._node.scheduler.issued,
+            operations_ended=self._node.scheduler.ended,
         )

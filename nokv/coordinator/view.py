@@ -6,22 +6,28 @@ Nothing learnt from a heartbeat changes the truth, and every answer says which o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from nokv.metaroot.changes import Transition, transitions
 from nokv.metaroot.events import (
     NO_TOKEN,
     PeerAdded,
     PeerAdditionPlanned,
     RegionBootstrapped,
+    RegionMergeCommitted,
     RegionPublished,
+    RegionSplitCommitted,
+    RegionSplitPlanned,
+    RegionTombstoned,
     RootEvent,
     RootRecord,
     RootToken,
     StoreJoined,
+    TransitionPhase,
 )
 from nokv.metaroot.state import RootState
-from nokv.region import Peer, Region, Store
+from nokv.region import Peer, Region, RegionEpoch, Store, StoreState
 
 __all__ = ["ClusterView", "Liveness", "RegionReport", "Route", "StoreReportView"]
 
@@ -56,6 +62,7 @@ class RegionReport:
     """Who leads a region, by the newest heartbeat of the highest term. A view."""
 
     leader: Peer
+    epoch: RegionEpoch
     term: int
     applied_index: int
     seen_ns: int
@@ -68,12 +75,14 @@ class Liveness:
     UP = "up"
     DISCONNECTED = "disconnected"
     DOWN = "down"
+    OFFLINE = "offline"  # truth: it is leaving
+    TOMBSTONE = "tombstone"  # truth: it has left
 
 
 class ClusterView:
     """`known`: some truth has arrived. `served` is the token of that truth; `current` the newest token heard of."""
 
-    __slots__ = ("_current", "known", "largest_id", "regions", "stores", "truth")
+    __slots__ = ("_current", "known", "largest_id", "leaders", "regions", "stores", "truth")
 
     def __init__(self) -> None:
         self.truth = RootState()
@@ -82,6 +91,7 @@ class ClusterView:
         self._current = NO_TOKEN
         self.stores: dict[int, StoreReportView] = {}
         self.regions: dict[int, RegionReport] = {}
+        self.leaders: dict[int, dict[int, None]] = {}  # store -> regions that it leads, by those reports
 
     # -- truth --------------------------------------------------------------------------------------------------------
     @property
@@ -103,7 +113,8 @@ class ClusterView:
         self.truth = state
         self.known = True
         self.largest_id = max(self.largest_id, state.largest_id())
-        self._forget_the_dead()
+        for region_id in [r for r in self.regions if state.region(r) is None]:
+            self._forget(region_id)
         return True
 
     def advance(self, records: Sequence[RootRecord]) -> None:
@@ -111,17 +122,21 @@ class ClusterView:
         for record in records:
             if record.token.revision > self.truth.last.revision:
                 self.truth.replay(record)
-                self.largest_id = max(self.largest_id, _largest_id(record.event))
+                self.largest_id = max(self.largest_id, largest_id_of(record.event))
+                match record.event:
+                    case RegionTombstoned():
+                        self._forget(record.event.region.region_id)
+                    case RegionMergeCommitted():
+                        self._forget(record.event.source.region_id)
         self.known = True
-        if records:
-            self._forget_the_dead()
 
     def heard_of(self, token: RootToken) -> None:
         self._current = max(self._current, token)
 
-    def _forget_the_dead(self) -> None:
-        for region_id in [r for r in self.regions if self.truth.region(r) is None]:
-            del self.regions[region_id]
+    def _forget(self, region_id: int) -> None:
+        report = self.regions.pop(region_id, None)
+        if report is not None:
+            self.leaders[report.leader.store_id].pop(region_id, None)
 
     # -- heartbeats ---------------------------------------------------------------------------------------------------
     def store_heartbeat(
@@ -145,7 +160,10 @@ class ClusterView:
         known = self.regions.get(region.region_id)
         if known is not None and term < known.term:
             return False
-        self.regions[region.region_id] = RegionReport(leader, term, applied_index, now_ns)
+        if known is None or known.leader.store_id != leader.store_id:
+            self._forget(region.region_id)
+            self.leaders.setdefault(leader.store_id, {})[region.region_id] = None
+        self.regions[region.region_id] = RegionReport(leader, region.epoch, term, applied_index, now_ns)
         return True
 
     def liveness(self, store_id: int, now_ns: int) -> str:
@@ -156,6 +174,27 @@ class ClusterView:
         if silent_ns >= DOWN_AFTER_NS:
             return Liveness.DOWN
         return Liveness.DISCONNECTED if silent_ns >= DISCONNECTED_AFTER_NS else Liveness.UP
+
+    def store_state(self, store: Store, now_ns: int) -> str:
+        """What operators see: `offline` and `tombstone` are truth, everything else a view."""
+        if store.state is StoreState.TOMBSTONE:
+            return Liveness.TOMBSTONE
+        return Liveness.OFFLINE if store.state is StoreState.OFFLINE else self.liveness(store.store_id, now_ns)
+
+    # -- transitions --------------------------------------------------------------------------------------------------
+    def transitions(self) -> Iterator[tuple[Transition, str]]:
+        """(change, source). A planned one that the region's leader reports as reached is `admitted`: a view."""
+        for change in transitions(self.truth):
+            report = self.regions.get(change.region_id)
+            if change.phase is TransitionPhase.PLANNED and change.target is not None and report is not None:
+                if change.kind in ("split", "merge"):
+                    reached = report.epoch.version >= change.target.epoch.version
+                else:
+                    reached = report.epoch.conf_version >= change.target.epoch.conf_version
+                if reached:
+                    yield replace(change, phase=TransitionPhase.ADMITTED), "view"
+                    continue
+            yield change, "truth"
 
     # -- routes -------------------------------------------------------------------------------------------------------
     def _route(self, region: Region) -> Route:
@@ -185,13 +224,15 @@ class ClusterView:
         return routes
 
 
-def _largest_id(event: RootEvent) -> int:
+def largest_id_of(event: RootEvent) -> int:
     """The largest id that an event names."""
     match event:
         case StoreJoined():
             return event.store.store_id
         case RegionBootstrapped() | RegionPublished():
             return max(event.region.region_id, *(p.peer_id for p in event.region.peers))
+        case RegionSplitPlanned() | RegionSplitCommitted():
+            return max(event.child.region_id, *(p.peer_id for p in event.child.peers))
         case PeerAdditionPlanned() | PeerAdded():
             return event.peer.peer_id
     return 0

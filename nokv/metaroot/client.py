@@ -20,6 +20,8 @@ from nokv.errors import Busy, DeadlineExceeded, Indeterminate, NoKVError, NotLea
 from nokv.metaroot.events import RootEvent, RootRecord, RootToken
 from nokv.metaroot.state import RootState
 from nokv.metaroot.wire import (
+    Assessment,
+    assessment_from_pb,
     error_from_code,
     event_to_pb,
     record_from_pb,
@@ -258,6 +260,18 @@ class RootClient:
             lambda stub, limit: stub.Append(request, timeout=limit), timeout_s, write=True
         )
         return Appended([record_from_pb(e) for e in response.events], state_from_pb(response.state), response.already)
+
+    async def assess(
+        self, events: Sequence[RootEvent], *, expected_revision: int = 0, timeout_s: float | None = None
+    ) -> Assessment:
+        """What `append` would answer now, without writing."""
+        request = root_pb2.RootAssessRequest(
+            events=[event_to_pb(e) for e in events], expected_revision=expected_revision
+        )
+        response: root_pb2.RootAssessResponse = await self._roots.call(
+            lambda stub, limit: stub.Assess(request, timeout=limit), timeout_s
+        )
+        return assessment_from_pb(response)
 
     async def snapshot(
         self, *, linearizable: bool = True, without_catalog: bool = False, timeout_s: float | None = None

@@ -20,7 +20,7 @@ from nokv.env.ports import Clock
 from nokv.errors import Busy, Indeterminate, NoKVError, NotLeader, Unavailable
 from nokv.metaroot.events import RootEvent, RootRecord
 from nokv.metaroot.machine import REFUSALS, AppliedBatch, RootMachine
-from nokv.metaroot.wire import RootBatch, decode_batch, encode_batch
+from nokv.metaroot.wire import Assessment, RootBatch, decode_batch, encode_batch
 from nokv.multiraft.ports import GroupCallbacks
 from nokv.raft.errors import ProposalDropped
 from nokv.raft.rawnode import RaftStatus
@@ -134,6 +134,16 @@ class RootNode(GroupCallbacks):
             raise outcome.error
         self.appends += 1
         return AppendResult(outcome.records)
+
+    async def assess(self, events: Sequence[RootEvent], *, expected_revision: int = 0) -> Assessment:
+        """What `append` would answer at this moment. Writes nothing. Leader only: behind a read barrier."""
+        await self.barrier()
+        state = self.machine.state
+        try:
+            news = state.validate(events, expected_revision=expected_revision)
+        except REFUSALS as error:
+            return Assessment("refused", state.last, error)
+        return Assessment("admitted" if news else "already", state.last)
 
     async def barrier(self) -> None:
         """Linearizable: everything acknowledged before the call is applied here when it returns. Leader only."""

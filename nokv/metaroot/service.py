@@ -12,6 +12,7 @@ from nokv.errors import EpochNotMatch, NoKVError, NotLeader, Unavailable, UsageE
 from nokv.metaroot.node import RootNode
 from nokv.metaroot.wire import (
     EVENTS_PER_BATCH_MAX,
+    assessment_to_pb,
     error_code,
     event_from_pb,
     record_to_pb,
@@ -81,6 +82,18 @@ class RootService(root_pb2_grpc.RootServicer):
             state=state_to_pb(self._node.machine.state, catalog=False),
             already=result.already,
         )
+
+    async def Assess(
+        self, request: root_pb2.RootAssessRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> root_pb2.RootAssessResponse:
+        try:
+            if not 0 < len(request.events) <= EVENTS_PER_BATCH_MAX:
+                raise UsageError(f"between 1 and {EVENTS_PER_BATCH_MAX} events, not {len(request.events)}")
+            events = [event_from_pb(event) for event in request.events]
+            found = await self._node.assess(events, expected_revision=request.expected_revision)
+        except NoKVError as error:
+            await abort_with(context, error)
+        return assessment_to_pb(found)
 
     async def Read(
         self, request: root_pb2.RootReadRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -75,8 +75,11 @@ from nokv.region import Peer, PeerRole, Region, RegionEpoch, RegionState, Store,
 __all__ = [
     "BATCH_BYTES_MAX",
     "EVENTS_PER_BATCH_MAX",
+    "Assessment",
     "Checkpoint",
     "RootBatch",
+    "assessment_from_pb",
+    "assessment_to_pb",
     "decode_batch",
     "decode_checkpoint",
     "encode_batch",
@@ -128,6 +131,15 @@ class RootBatch:
     expected_revision: int = 0
     time_ms: int = 0
     author: str = ""
+
+
+@dataclass(slots=True)
+class Assessment:
+    """What the log would do with a batch, at `token`: admitted, already (nothing is new), or refused with the error."""
+
+    verdict: str
+    token: RootToken
+    error: NoKVError | None = None
 
 
 # -- frames -----------------------------------------------------------------------------------------------------------
@@ -633,3 +645,22 @@ def error_from_code(code: str, message: str, *, hint: str = "", address: str = "
         return EpochNotMatch(message, regions=regions)
     cls = next((cls for known, cls in _CODES if known == code), Unavailable)
     return cls(message, hint=hint)
+
+
+def assessment_to_pb(found: Assessment) -> root_pb2.RootAssessResponse:
+    message = root_pb2.RootAssessResponse(verdict=found.verdict, assessed_at=token_to_pb(found.token))
+    if found.error is not None:
+        message.code = error_code(found.error)
+        message.reason = str(found.error)
+        message.hint = found.error.hint or ""
+        if isinstance(found.error, EpochNotMatch) and found.error.regions:
+            message.current.CopyFrom(region_to_pb(found.error.regions[0]))
+    return message
+
+
+def assessment_from_pb(message: root_pb2.RootAssessResponse) -> Assessment:
+    error = None
+    if message.code:
+        extra = message.current.SerializeToString() if message.HasField("current") else b""
+        error = error_from_code(message.code, message.reason, hint=message.hint, extra=extra)
+    return Assessment(message.verdict, token_from_pb(message.assessed_at), error)

@@ -101,6 +101,16 @@ class CoordinatorStub(object):
                 request_serializer=nokv_dot_pb_dot_coordinator__pb2.PublishRootEventRequest.SerializeToString,
                 response_deserializer=nokv_dot_pb_dot_coordinator__pb2.PublishRootEventResponse.FromString,
                 _registered_method=True)
+        self.AssessRootEvent = channel.unary_unary(
+                '/nokv.v1.Coordinator/AssessRootEvent',
+                request_serializer=nokv_dot_pb_dot_coordinator__pb2.AssessRootEventRequest.SerializeToString,
+                response_deserializer=nokv_dot_pb_dot_coordinator__pb2.AssessRootEventResponse.FromString,
+                _registered_method=True)
+        self.ListTransitions = channel.unary_unary(
+                '/nokv.v1.Coordinator/ListTransitions',
+                request_serializer=nokv_dot_pb_dot_coordinator__pb2.ListTransitionsRequest.SerializeToString,
+                response_deserializer=nokv_dot_pb_dot_coordinator__pb2.ListTransitionsResponse.FromString,
+                _registered_method=True)
         self.Status = channel.unary_unary(
                 '/nokv.v1.Coordinator/Status',
                 request_serializer=nokv_dot_pb_dot_coordinator__pb2.CoordinatorStatusRequest.SerializeToString,
@@ -191,6 +201,18 @@ class CoordinatorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AssessRootEvent(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTransitions(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Status(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -264,6 +286,16 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.PublishRootEvent,
                     request_deserializer=nokv_dot_pb_dot_coordinator__pb2.PublishRootEventRequest.FromString,
                     response_serializer=nokv_dot_pb_dot_coordinator__pb2.PublishRootEventResponse.SerializeToString,
+            ),
+            'AssessRootEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.AssessRootEvent,
+                    request_deserializer=nokv_dot_pb_dot_coordinator__pb2.AssessRootEventRequest.FromString,
+                    response_serializer=nokv_dot_pb_dot_coordinator__pb2.AssessRootEventResponse.SerializeToString,
+            ),
+            'ListTransitions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTransitions,
+                    request_deserializer=nokv_dot_pb_dot_coordinator__pb2.ListTransitionsRequest.FromString,
+                    response_serializer=nokv_dot_pb_dot_coordinator__pb2.ListTransitionsResponse.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -624,6 +656,60 @@ class Coordinator(object):
             '/nokv.v1.Coordinator/PublishRootEvent',
             nokv_dot_pb_dot_coordinator__pb2.PublishRootEventRequest.SerializeToString,
             nokv_dot_pb_dot_coordinator__pb2.PublishRootEventResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AssessRootEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nokv.v1.Coordinator/AssessRootEvent',
+            nokv_dot_pb_dot_coordinator__pb2.AssessRootEventRequest.SerializeToString,
+            nokv_dot_pb_dot_coordinator__pb2.AssessRootEventResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTransitions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nokv.v1.Coordinator/ListTransitions',
+            nokv_dot_pb_dot_coordinator__pb2.ListTransitionsRequest.SerializeToString,
+            nokv_dot_pb_dot_coordinator__pb2.ListTransitionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

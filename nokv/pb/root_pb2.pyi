@@ -249,6 +249,30 @@ class RootAppendResponse(_message.Message):
     already: bool
     def __init__(self, events: _Optional[_Iterable[_Union[RootEvent, _Mapping]]] = ..., state: _Optional[_Union[RootState, _Mapping]] = ..., already: bool = ...) -> None: ...
 
+class RootAssessRequest(_message.Message):
+    __slots__ = ("events", "expected_revision")
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_REVISION_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[RootEvent]
+    expected_revision: int
+    def __init__(self, events: _Optional[_Iterable[_Union[RootEvent, _Mapping]]] = ..., expected_revision: _Optional[int] = ...) -> None: ...
+
+class RootAssessResponse(_message.Message):
+    __slots__ = ("verdict", "code", "reason", "hint", "assessed_at", "current")
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    HINT_FIELD_NUMBER: _ClassVar[int]
+    ASSESSED_AT_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_FIELD_NUMBER: _ClassVar[int]
+    verdict: str
+    code: str
+    reason: str
+    hint: str
+    assessed_at: _meta_pb2.RootToken
+    current: _meta_pb2.Region
+    def __init__(self, verdict: _Optional[str] = ..., code: _Optional[str] = ..., reason: _Optional[str] = ..., hint: _Optional[str] = ..., assessed_at: _Optional[_Union[_meta_pb2.RootToken, _Mapping]] = ..., current: _Optional[_Union[_meta_pb2.Region, _Mapping]] = ...) -> None: ...
+
 class RootReadRequest(_message.Message):
     __slots__ = ("from_revision", "limit")
     FROM_REVISION_FIELD_NUMBER: _ClassVar[int]

@@ -56,6 +56,11 @@ class RootStub(object):
                 request_serializer=nokv_dot_pb_dot_root__pb2.RootTailRequest.SerializeToString,
                 response_deserializer=nokv_dot_pb_dot_root__pb2.RootTailResponse.FromString,
                 _registered_method=True)
+        self.Assess = channel.unary_unary(
+                '/nokv.v1.Root/Assess',
+                request_serializer=nokv_dot_pb_dot_root__pb2.RootAssessRequest.SerializeToString,
+                response_deserializer=nokv_dot_pb_dot_root__pb2.RootAssessResponse.FromString,
+                _registered_method=True)
         self.Status = channel.unary_unary(
                 '/nokv.v1.Root/Status',
                 request_serializer=nokv_dot_pb_dot_root__pb2.RootStatusRequest.SerializeToString,
@@ -92,6 +97,12 @@ class RootServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Assess(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Status(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -120,6 +131,11 @@ def add_RootServicer_to_server(servicer, server):
                     servicer.Tail,
                     request_deserializer=nokv_dot_pb_dot_root__pb2.RootTailRequest.FromString,
                     response_serializer=nokv_dot_pb_dot_root__pb2.RootTailResponse.SerializeToString,
+            ),
+            'Assess': grpc.unary_unary_rpc_method_handler(
+                    servicer.Assess,
+                    request_deserializer=nokv_dot_pb_dot_root__pb2.RootAssessRequest.FromString,
+                    response_serializer=nokv_dot_pb_dot_root__pb2.RootAssessResponse.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -237,6 +253,33 @@ class Root(object):
             '/nokv.v1.Root/Tail',
             nokv_dot_pb_dot_root__pb2.RootTailRequest.SerializeToString,
             nokv_dot_pb_dot_root__pb2.RootTailResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Assess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nokv.v1.Root/Assess',
+            nokv_dot_pb_dot_root__pb2.RootAssessRequest.SerializeToString,
+            nokv_dot_pb_dot_root__pb2.RootAssessResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,7 +13,16 @@ from typing import Protocol, runtime_checkable
 from nokv.metaroot.events import RootEvent
 from nokv.region import Peer, Region, Store
 
-__all__ = ["ControlPort", "StoreOperation", "StoreReport"]
+__all__ = ["ControlPort", "OperationOutcome", "StoreOperation", "StoreReport"]
+
+
+@dataclass(frozen=True, slots=True)
+class OperationOutcome:
+    """What became of an operation: applied, refused, expired, throttled, stale, unknown."""
+
+    operation_id: int
+    outcome: str
+    detail: str = ""
 
 
 @dataclass(slots=True)
@@ -25,6 +34,7 @@ class StoreReport:
     leader_count: int = 0
     used_bytes: int = 0
     mode: str = "cluster"
+    outcomes: tuple[OperationOutcome, ...] = ()
 
 
 @dataclass(slots=True)
@@ -36,6 +46,7 @@ class StoreOperation:
     region_id: int
     target_peer_id: int
     deadline_ms: int = 0
+    era: int = 0
 
 
 @runtime_checkable

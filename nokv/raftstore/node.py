@@ -46,6 +46,7 @@ from nokv.raftstore.client import PeerStores
 from nokv.raftstore.control import ControlPort, StoreReport
 from nokv.raftstore.diagnostics import PublishState
 from nokv.raftstore.membership import MembershipChange
+from nokv.raftstore.operations import OperationRunner
 from nokv.raftstore.peer import StorePeer
 from nokv.raftstore.service import AdminService, KvService
 from nokv.raftstore.store import RegionStore, StoreOptions
@@ -140,6 +141,7 @@ class StoreNode:
         self.failure: BaseException | None = None
         self.control_failures = 0
         self.last_control_error = ""
+        self.operations = OperationRunner(self._transfer_leader, self.clock)
 
     # -- what others may look at --------------------------------------------------------------------------------------
     @property
@@ -174,6 +176,7 @@ class StoreNode:
                 "rejected_entries": sum(peer.rejected_entries for peer in store.router),
                 "control_failures": self.control_failures,
             },
+            "operations": dict(self.operations.counts),
             "admissions": {
                 f"{kind.value}_{outcome.value}": count
                 for (kind, outcome), count in sorted(
@@ -488,19 +491,21 @@ class StoreNode:
                 store.learn_addresses({number: found.address})
         leaders = store.leaders()
         assert self._db is not None
-        report = StoreReport(myself, len(store.hosted()), len(leaders), 0, self._mode)
+        outcomes = self.operations.outcomes()
+        report = StoreReport(myself, len(store.hosted()), len(leaders), 0, self._mode, tuple(outcomes))
         timestamp, operations = await control.store_heartbeat(report)
         if timestamp > CLOCK_LAG_TS:
             store.tso_hint = max(store.tso_hint, timestamp - CLOCK_LAG_TS)
-        for operation in operations:
-            if operation.kind == "transfer-leader":
-                with contextlib.suppress(RetryError, PreconditionFailed):
-                    store.transfer_leader(operation.region_id, operation.target_peer_id)
+        self.operations.reported(len(outcomes))
+        self.operations.run(operations)
         for peer in leaders:
             if peer.is_leader and peer.leader is not None:
                 await control.region_heartbeat(
                     peer.region, peer.leader, term=peer.term, applied_index=peer.applied.index
                 )
+
+    def _transfer_leader(self, region_id: int, peer_id: int) -> None:
+        self.store.transfer_leader(region_id, peer_id)
 
     async def _publish_loop(self, control: ControlPort) -> None:
         """One event after the other, in order; retried for ever unless the truth plane refuses it."""

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from nokv.coordinator.client import CoordinatorClient
+from nokv.cli.main import run
+from nokv.coordinator.client import CoordinatorClient, OutcomeLike
 from nokv.coordinator.node import Freshness, NotLeaseHolder
 from nokv.coordinator.server import CoordinatorConfig, CoordinatorServer
-from nokv.errors import EpochNotMatch, NoKVError, NotFound, NotLeader, Unavailable, UsageError
+from nokv.errors import (
+    DeadlineExceeded,
+    EpochNotMatch,
+    NoKVError,
+    NotFound,
+    NotLeader,
+    PreconditionFailed,
+    Unavailable,
+    UsageError,
+)
 from nokv.metaroot.events import (
     EventKind,
     LeaseReleased,
@@ -19,8 +30,11 @@ from nokv.metaroot.events import (
     PeerAdditionPlanned,
     RegionBootstrapped,
     RegionPublished,
+    RegionSplitCancelled,
+    RegionSplitPlanned,
     RootToken,
     addition_id,
+    split_id,
 )
 from nokv.region import Peer, Region, RegionEpoch, Store
 from nokv.testing.clock import FakeClock
@@ -36,6 +50,7 @@ class Report:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.region_count, self.leader_count, self.used_bytes, self.mode = 2, 1, 3, "cluster"
+        self.outcomes: tuple[OutcomeLike, ...] = ()
 
 
 class Coordinators:
@@ -139,6 +154,80 @@ async def test_every_call_over_the_wire(tmp_path: Path) -> None:  # CO-01
         await client.close()
 
 
+async def test_assessing_writes_nothing_and_says_why(tmp_path: Path) -> None:
+    async with Roots(tmp_path, 1) as roots, Coordinators(roots, 1) as coordinators:
+        client = coordinators.client()
+        await fill(client)
+        root = roots.client()
+        revision = (await root.snapshot()).last.revision
+        with_p3 = LEFT.with_peers((P1, Peer(13, 2)))
+        plan = PeerAdditionPlanned("t", Peer(13, 2), with_p3)
+        rival = PeerAdditionPlanned("u", Peer(14, 2), LEFT.with_peers((P1, Peer(14, 2))))
+        found = await client.assess([plan])
+        assert (found.verdict, found.error) == ("admitted", None)
+        assert found.token.revision >= revision
+        assert (await client.assess([RegionBootstrapped(LEFT)])).verdict == "already"
+        for events, error, text in (
+            ([RegionBootstrapped(Region(9, b"a", b"b", peers=(P1,)))], PreconditionFailed, "overlap region 1"),
+            ([plan, rival], PreconditionFailed, "pending change t"),
+            ([RegionPublished(Region(1, b"", b"m", RegionEpoch(1, 1), (P1,)))], EpochNotMatch, "is at"),
+            ([RegionPublished(Region(7, peers=(P1,)))], NotFound, "no region 7"),
+            ([LeaseReleased("c1", 1)], UsageError, "not published"),
+        ):
+            found = await client.assess(events)
+            assert found.verdict == "refused"
+            assert type(found.error) is error
+            assert text in str(found.error)
+            if isinstance(found.error, EpochNotMatch):
+                assert found.error.regions == (LEFT,)
+        assert (await client.assess([plan], expected_revision=revision + 1_000)).verdict == "refused"
+        state = await root.snapshot()
+        assert not state.pending
+        assert state.region(1) == LEFT
+        await roots.stop(1)
+        with pytest.raises((Unavailable, DeadlineExceeded)):  # not a guess from the view
+            await client.assess([plan])
+        await root.close()
+        await client.close()
+
+
+async def test_transitions_have_their_phases_everywhere(  # MR-10, CO-12
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with Roots(tmp_path, 1) as roots, Coordinators(roots, 1) as coordinators:
+        client = coordinators.client()
+        await fill(client)
+        peer = Peer(13, 2)
+        grown = LEFT.with_peers((P1, peer))
+        name, split = addition_id(LEFT, peer), split_id(RIGHT, b"t")
+        low = Region(2, b"m", b"t", RegionEpoch(1, 3), (P2,))
+        high = Region(3, b"t", b"", RegionEpoch(1, 3), (Peer(31, 2),))
+        await client.publish(PeerAdditionPlanned(name, peer, grown))
+        await client.publish(RegionSplitPlanned(split, low, high))
+        found, _ = await client.transitions()
+        assert [(c.transition_id, c.kind, c.phase.value, s) for c, s in found] == [
+            (name, "add-peer", "planned", "truth"),
+            (split, "split", "planned", "truth"),
+        ]
+        await client.region_heartbeat(grown, P1, term=3, applied_index=9)  # its log has it; the event is under way
+        found, view = await client.transitions(1, freshness=Freshness.STRONG)
+        assert [(c.phase.value, s) for c, s in found] == [("admitted", "view")]
+        assert found[0][0].target == grown
+        assert view.freshness is Freshness.STRONG
+        await client.publish(PeerAdded(name, peer, grown))
+        await client.publish(RegionSplitCancelled(split, 2))
+        assert [c.phase.value for c, _ in (await client.transitions())[0]] == ["completed", "cancelled"]
+        assert [c.region_id for c, _ in (await client.transitions(phase="cancelled"))[0]] == [2]
+        with pytest.raises(UsageError, match="phase"):
+            await client.transitions(phase="vanished")
+        assert await asyncio.to_thread(run, ["root", "transitions", "--addr", roots.peers[1], "--output", "json"]) == 0
+        rows = json.loads(capsys.readouterr().out)["transitions"]
+        assert [(r["transition_id"], r["kind"], r["phase"], r["revision"]) for r in rows] == [
+            (c.transition_id, c.kind, c.phase.value, c.revision) for c, _ in (await client.transitions())[0]
+        ]
+        await client.close()
+
+
 async def test_a_restarted_coordinator_knows_the_same(tmp_path: Path) -> None:  # CO-03, CO-06
     async with Roots(tmp_path, 1) as roots, Coordinators(roots, 1) as coordinators:
         client = coordinators.client()
@@ -223,38 +312,93 @@ async def test_at_most_one_serves_while_roots_and_coordinators_come_and_go(tmp_p
         await client.close()
 
 
-async def test_freshness_is_never_downgraded(tmp_path: Path) -> None:  # CO-14
-    async with Roots(tmp_path, 1) as roots, Coordinators(roots, 1) as coordinators:
-        client = coordinators.client(timeout_s=8.0)
+ASK = {
+    "by key": lambda client, **how: client.region_by_key(b"a", **how),
+    "by id": lambda client, **how: client.region_by_id(1, **how),
+    "scan": lambda client, **how: client.scan_regions(limit=1, **how),
+}
+
+
+@pytest.mark.parametrize("call", ASK)
+async def test_freshness_is_never_downgraded(tmp_path: Path, call: str) -> None:  # CO-14
+    ask = ASK[call]
+    async with Roots(tmp_path, 1) as roots, Coordinators(roots, 1, lease_ttl_s=3.0) as coordinators:
+        client = coordinators.client(timeout_s=1.0)
         await fill(client)
-        address = coordinators.addresses["c1"]
-        for freshness in Freshness:
-            route, view = await client.region_by_key(b"a", freshness=freshness)
-            assert route.region == LEFT
-            assert view.served.revision >= 4
         await coordinators.holder()
-        _, view = await client.region_by_key(b"a")
-        assert view.degraded == "healthy"
-        with pytest.raises(Unavailable, match="asked for"):
-            await client.region_by_key(b"a", at_least=RootToken(10_000), address=address)
-        await roots.stop(1)
-        route, view = await client.region_by_key(b"a")
-        assert route.region == LEFT
         node = coordinators.servers["c1"].node
         assert node is not None
-        await eventually(lambda: node.degraded().value == "root-unavailable", "it notices")
-        _, view = await client.region_by_key(b"a")
-        assert view.degraded == "root-unavailable"
+        await eventually(lambda: node.degraded().value == "healthy" and not node.view.lag, "healthy")
+        for freshness in Freshness:  # healthy
+            found, view = await ask(client, freshness=freshness)
+            assert found
+            assert view.freshness is freshness
+            assert (view.degraded, view.by_lease_holder) == ("healthy", True)
+            assert view.served.revision >= 4
+        with pytest.raises((Unavailable, DeadlineExceeded)):
+            await ask(client, at_least=RootToken(10_000))
+
+        node.view.heard_of(RootToken(node.view.served.revision + 200))  # lagging: the truth is known to be ahead
+        found, view = await ask(client)
+        assert found
+        assert (view.degraded, view.catch_up) == ("root-lagging", "catching-up")
+        assert view.root_lag == view.current.revision - view.served.revision > 100
+        with pytest.raises((Unavailable, DeadlineExceeded)):
+            await ask(client, freshness=Freshness.BOUNDED, max_lag=10)
+        found, view = await ask(client, freshness=Freshness.BOUNDED, max_lag=500)
+        assert found
+        found, view = await ask(client, freshness=Freshness.STRONG)  # what was acknowledged is here
+        assert view.served.revision >= 4
+
+        await roots.stop(1)  # out of reach
+        seen = []
+
+        def view_only() -> bool:
+            mode = node.degraded().value
+            if not seen or seen[-1] != mode:
+                seen.append(mode)
+            return mode == "view-only"
+
+        await eventually(view_only, "the last lease must have run out")
+        assert seen[-2:] == ["root-unavailable", "view-only"]
+        found, view = await ask(client)
+        assert found
+        assert (view.degraded, view.catch_up, view.by_lease_holder) == ("view-only", "stalled", False)
         for freshness in (Freshness.BOUNDED, Freshness.STRONG):
-            with pytest.raises(Unavailable):
-                await client.region_by_key(b"a", freshness=freshness, address=address)
-        await eventually(lambda: not node.holds_lease(), "without the log the lease runs out")
+            with pytest.raises((Unavailable, DeadlineExceeded)):
+                await ask(client, freshness=freshness, max_lag=10_000)
         with pytest.raises(NotLeader):
             await node.tso(1)
+        await client.close()
+
+
+async def test_service_comes_back_with_the_truth(tmp_path: Path) -> None:
+    async with Roots(tmp_path, 1) as roots, Coordinators(roots, 1) as coordinators:
+        client = coordinators.client()
+        await fill(client)
+        await coordinators.holder()
+        node = coordinators.servers["c1"].node
+        assert node is not None
+        await roots.stop(1)
+        await eventually(lambda: not node.holds_lease(), "without the log the lease runs out")
         await roots.start(1)
         await client.region_by_key(b"a", freshness=Freshness.STRONG)
         assert await client.tso() > 0
+        await eventually(lambda: node.catch_up().value == "current", "it has caught up")
         await client.close()
+
+
+async def test_a_coordinator_that_never_saw_the_truth_says_so(tmp_path: Path) -> None:
+    (nobody,) = free_addresses(1)
+    server = CoordinatorServer(CoordinatorConfig("c1", "127.0.0.1:0", root_peers={1: nobody}, root_timeout_s=0.5))
+    await server.start()
+    client = CoordinatorClient([server.address], timeout_s=1.0)
+    status = await client.status()
+    assert (status.view.degraded, status.view.catch_up) == ("root-unavailable", "bootstrapping")
+    with pytest.raises((Unavailable, DeadlineExceeded)):
+        await client.region_by_key(b"a")
+    await client.close()
+    await server.stop()
 
 
 async def test_pd_lite_keeps_regions_and_allocators(tmp_path: Path) -> None:  # CO-07
