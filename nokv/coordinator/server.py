@@ -19,8 +19,9 @@ from nokv.coordinator.node import CoordinatorNode
 from nokv.coordinator.service import CoordinatorService
 from nokv.errors import UsageError
 from nokv.metaroot.client import RootClient
-from nokv.metaroot.server import RootConfig, RootServer, ServerPorts, add_common_services
+from nokv.metaroot.server import RootConfig, RootServer, ServerPorts
 from nokv.pb import coordinator_pb2, coordinator_pb2_grpc
+from nokv.rpc.service import add_common_services
 from nokv.rpc.transport import bind
 
 __all__ = ["CoordinatorConfig", "CoordinatorServer"]

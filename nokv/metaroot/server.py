@@ -16,8 +16,6 @@ from functools import partial
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from nokv.env.clock import SystemClock
 from nokv.env.files import OsFiles
@@ -38,10 +36,11 @@ from nokv.raft.config import RaftConfig
 from nokv.raft.errors import SnapshotTemporarilyUnavailable
 from nokv.raft.rawnode import RaftStatus, RawNode
 from nokv.raft.types import ConfState, Entry, RaftSnapshot, SnapshotMetadata
+from nokv.rpc.service import add_common_services
 from nokv.rpc.tls import Tls
 from nokv.rpc.transport import bind, server_options
 
-__all__ = ["ROOT_GROUP_ID", "SERVER_OPTIONS", "RootConfig", "RootServer", "ServerPorts", "add_common_services"]
+__all__ = ["ROOT_GROUP_ID", "SERVER_OPTIONS", "RootConfig", "RootServer", "ServerPorts"]
 
 ROOT_GROUP_ID = 1
 INITIAL_INDEX = 1
@@ -341,12 +340,3 @@ class RootServer:
             "damaged_checkpoints": len(self.damage),
             "raft": self._host.stats() if self._host is not None else {},
         }
-
-
-async def add_common_services(server: grpc.aio.Server, *names: str) -> None:
-    """Health and reflection, as every NoKV server has them."""
-    servicer: Any = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    for name in ("", *names):
-        await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

@@ -41,7 +41,7 @@ from nokv.errors import (
 from nokv.multiraft.host import MultiRaftHost, exit_process
 from nokv.multiraft.raftlog import RaftLog, WalPort
 from nokv.multiraft.transport import SERVER_OPTIONS, RaftTransport
-from nokv.pb import admin_pb2_grpc, kv_pb2_grpc
+from nokv.pb import admin_pb2, admin_pb2_grpc, kv_pb2, kv_pb2_grpc
 from nokv.raftstore.client import PeerStores
 from nokv.raftstore.control import ControlPort, StoreReport
 from nokv.raftstore.diagnostics import PublishState
@@ -51,6 +51,7 @@ from nokv.raftstore.peer import StorePeer
 from nokv.raftstore.service import AdminService, KvService
 from nokv.raftstore.store import RegionStore, StoreOptions
 from nokv.region import Peer, Region, Store
+from nokv.rpc.service import add_common_services
 from nokv.rpc.tls import Tls
 from nokv.rpc.transport import bind
 
@@ -252,6 +253,9 @@ class StoreNode:
         transport.register(server)
         kv_pb2_grpc.add_KvServicer_to_server(KvService(store), server)
         admin_pb2_grpc.add_AdminServicer_to_server(AdminService(self), server)
+        names = [kv_pb2.DESCRIPTOR.services_by_name["Kv"].full_name]
+        names += [admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name]
+        await add_common_services(server, *names)
         await server.start()
         host.start()
         self._start_task(self._tick_loop())

@@ -9,7 +9,11 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from nokv.errors import NoKVError
 from nokv.metaroot.client import RootClient
@@ -101,3 +105,17 @@ class Roots:
 
     def client(self, timeout_s: float = 10.0) -> RootClient:
         return RootClient(list(self.peers.values()), timeout_s=timeout_s)
+
+
+async def healthy_services(address: str) -> set[str]:
+    """The services that a server reflects, each of which its health service must call serving."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        info = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
+        await info.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        answer: Any = await info.read()
+        info.cancel()
+        names = {service.name for service in answer.list_services_response.service}
+        for name in ("", *(n for n in names if n.startswith("nokv."))):
+            found = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name))
+            assert found.status == health_pb2.HealthCheckResponse.SERVING
+        return names

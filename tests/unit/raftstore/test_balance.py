@@ -21,7 +21,7 @@ from nokv.raftstore.control import ControlPort
 from nokv.raftstore.localmeta import ApplyState, LocalMeta, StoreIdent
 from nokv.raftstore.node import StoreConfig, StoreNode
 from nokv.region import Peer, Region
-from tests.unit.metaroot.harness import eventually, free_addresses
+from tests.unit.metaroot.harness import eventually, free_addresses, healthy_services
 
 STORES = (1, 2, 3)
 REGIONS = [
@@ -75,6 +75,8 @@ async def test_leaders_of_one_store_are_balanced(tmp_path: Path) -> None:
             node = nodes[store_id] = StoreNode(config, cast(ControlPort, CoordinatorClient([control])))
             await node.start()
             stack.push_async_callback(node.stop)
+        for address in addresses.values():  # TR-06
+            assert {"nokv.v1.Kv", "nokv.v1.Admin", "grpc.health.v1.Health"} <= await healthy_services(address)
 
         def led() -> list[int]:
             return [len(node.store.leaders()) for node in nodes.values()]
