@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from nokv.cli.launcher import LocalCluster
 from nokv.cli.main import LazyGroup
 from nokv.cli.output import emit, note, output_option, printable, table
 from nokv.cli.processes import sigterm_is_interrupt
 from nokv.errors import NoKVError, UsageError
+from nokv.rpc.tls import load_tls
 
 __all__ = ["cluster", "cluster_status", "status_text"]
 
@@ -43,34 +45,31 @@ def cluster() -> None:
 @click.option("--seed", type=click.Path(), help="Serve this promoted directory as store-1.")
 @click.option("--replicas", type=int, help="Replicas of the first region  [default: up to 3; 1 with --seed].")
 @click.option("--config", "topology", type=click.Path(), help="Addresses, directories and region 1 of a topology file.")
+@click.option("--tls-dir", type=click.Path(), help="Mutual TLS everywhere, with certificates of the CA in here.")
 @click.option("--detach", is_flag=True, help="Return when all is ready; stop it with `nokv cluster down`.")
 @output_option
-def up(
-    directory: str,
-    meta_roots: int,
-    coordinators: int,
-    stores: int,
-    seed: str | None,
-    replicas: int | None,
-    topology: str | None,
-    detach: bool,
-    output: str,
-) -> None:
+@click.pass_context
+def up(ctx: click.Context, directory: str, detach: bool, output: str, **wishes: Any) -> None:
     """Start a cluster in DIR; if one is described there already, start what does not run.
 
-    Without --seed, store-1 begins as one empty region over the whole key space and is expanded to --replicas.
+    Without --seed, store-1 begins as one empty region over the whole key space and is expanded to --replicas. The CA
+    and the certificates of --tls-dir are made if they are not there.
     """
     sigterm_is_interrupt()
+    given = {name for name in wishes if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
     if (Path(directory) / "cluster.json").exists():
         found = LocalCluster.load(directory)
+        if given:
+            options = ", ".join(sorted(f"--{'config' if n == 'topology' else n.replace('_', '-')}" for n in given))
+            note(f"the cluster in {found.directory} stays as it was described: {options} not looked at")
         with found.locked():
             note(f"starting what does not run of the cluster in {found.directory}")
             found.start_all()
     else:
-        found, members = _describe(directory, meta_roots, coordinators, stores, seed, replicas, topology)
+        found, members = _describe(directory, given=given, **wishes)
         with found.locked():
             try:
-                _first_start(found, seed, members)
+                _first_start(found, wishes["seed"], members)
             except BaseException:
                 found.stop_all()
                 raise
@@ -97,31 +96,41 @@ def check_seed(seed: str) -> None:
 
 def _describe(
     directory: str,
+    *,
+    given: set[str],
     meta_roots: int,
     coordinators: int,
     stores: int,
     seed: str | None,
     replicas: int | None,
     topology: str | None,
+    tls_dir: str | None,
 ) -> tuple[LocalCluster, list[tuple[int, int]]]:
     """A new cluster, described and not started; and (store id, peer id) of region 1, the seed first."""
+    counts = {"meta-root": meta_roots, "coordinator": coordinators, "store": stores}
     if topology is not None:
         from nokv.cli.topology import first_region, load_topology, places
 
         if seed is not None or replicas is not None:
             raise UsageError("--config says where the region lives: leave out --seed and --replicas")
         file = load_topology(topology)
+        wanted = {role: n for role, n in counts.items() if f"{role.replace('-', '_')}s" in given}
+        plan = LocalCluster.resized(places(file), wanted)
         members = [(peer.store_id, peer.peer_id) for peer in first_region(file)]
-        return LocalCluster.describe_new(Path(directory).absolute(), places(file)), members
+        if missing := {store for store, _ in members} - {p.id for p in plan if p.role == "store"}:
+            raise UsageError(f"region 1 of {topology} lives on store {min(missing)}", hint="leave out --stores")
+        return LocalCluster.describe_new(Path(directory).absolute(), plan, tls_dir=tls_dir), members
     if seed is not None:
         if stores < 1:
             raise UsageError("--seed needs at least one store")
         check_seed(seed)
     if replicas is not None and not 1 <= replicas <= max(stores, 1):
         raise UsageError(f"--replicas {replicas} does not fit {stores} stores")
-    wanted = replicas if replicas is not None else (1 if seed is not None else min(3, stores))
-    found = LocalCluster.create(directory, meta_roots=meta_roots, coordinators=coordinators, stores=stores, seed=seed)
-    return found, [(number, number * 100 + 1) for number in range(1, min(wanted, stores) + 1)]
+    size = replicas if replicas is not None else (1 if seed is not None else min(3, stores))
+    found = LocalCluster.create(
+        directory, meta_roots=meta_roots, coordinators=coordinators, stores=stores, seed=seed, tls_dir=tls_dir
+    )
+    return found, [(number, number * 100 + 1) for number in range(1, min(size, stores) + 1)]
 
 
 def _first_start(found: LocalCluster, seed: str | None, members: list[tuple[int, int]]) -> None:
@@ -147,7 +156,8 @@ def _first_start(found: LocalCluster, seed: str | None, members: list[tuple[int,
         note(f"expanding region 1 to {len(members)} replicas")
         first = found.get(f"store-{members[0][0]}").address
         targets = [Target(store, peer, found.get(f"store-{store}").address) for store, peer in members[1:]]
-        expand(first, 1, targets, command="nokv migrate expand", waiter=Waiter(60.0, 0.05))
+        tls = load_tls(found.client_tls_dir)
+        expand(first, 1, targets, command="nokv migrate expand", waiter=Waiter(60.0, 0.05), tls=tls)
 
 
 def wait_for_signal() -> None:
@@ -163,11 +173,13 @@ def cluster_status(found: LocalCluster) -> dict[str, Any]:
     from nokv.cli.client import region_json
     from nokv.client.operator.client import AdminClient, CoordinatorAdmin, RootAdmin, region_from_pb
 
+    tls = load_tls(found.client_tls_dir)
     running = {record.name: record for record in found.records if record.state == "running"}
     payload: dict[str, Any] = {
         "directory": str(found.directory),
         "processes": found.describe(),
         "coordinators": found.coordinator_addresses,
+        "tls_dir": found.client_tls_dir,
         "root_leader": None,
         "lease_holder": None,
         "regions": [],
@@ -175,7 +187,7 @@ def cluster_status(found: LocalCluster) -> dict[str, Any]:
     for record in found.role("meta-root"):
         if record.name in running and payload["root_leader"] is None:
             try:
-                with RootAdmin(record.address, timeout_s=1.0) as root:
+                with RootAdmin(record.address, timeout_s=1.0, tls=tls) as root:
                     leader = root.status().leader_id
             except NoKVError:
                 continue
@@ -185,7 +197,7 @@ def cluster_status(found: LocalCluster) -> dict[str, Any]:
         if record.name not in running or payload["lease_holder"] is not None:
             continue
         try:
-            with CoordinatorAdmin(record.address, timeout_s=1.0) as coordinator:
+            with CoordinatorAdmin(record.address, timeout_s=1.0, tls=tls) as coordinator:
                 status_now = coordinator.status()
                 holder = record.name if status_now.lease_holder else status_now.lease.holder
                 payload["lease_holder"] = holder if holder in running else None
@@ -201,7 +213,7 @@ def cluster_status(found: LocalCluster) -> dict[str, Any]:
             if record.name not in running:
                 continue
             try:
-                with AdminClient(record.address, timeout_s=1.0) as store:
+                with AdminClient(record.address, timeout_s=1.0, tls=tls) as store:
                     answer = store.region_status(region["id"])
             except NoKVError:
                 continue

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from nokv.cli.output import emit, output_option, table
+from nokv.cli.target import current_tls, tls_option
 
 __all__ = ["execution"]
 
@@ -16,13 +17,14 @@ __all__ = ["execution"]
 @click.option("--region", "region_id", type=click.IntRange(0), default=0, help="Only this region.")
 @click.option("--transition", default="", help="Only this transition.")
 @click.option("--timeout", "timeout_s", type=float, default=5.0, show_default=True, help="Seconds.")
+@tls_option
 @output_option
 def execution(addr: str, region_id: int, transition: str, timeout_s: float, output: str) -> None:
     """Last admissions, topology transitions and restart posture of the store at --addr."""
     from nokv.cli.client import region_json
     from nokv.client.operator.client import AdminClient, region_from_pb
 
-    with AdminClient(addr, timeout_s=timeout_s) as store:
+    with AdminClient(addr, timeout_s=timeout_s, tls=current_tls()) as store:
         answer = store.execution_status(region_id, transition)
     payload: dict[str, Any] = {
         "address": addr,

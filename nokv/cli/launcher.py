@@ -12,7 +12,9 @@ it again.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import fcntl
+import itertools
 import json
 import os
 import random
@@ -23,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,10 @@ PORTS = range(20000, 32000)
 LEASE = ("--lease-ttl", "4", "--lease-renew-before", "1.5")
 """On one machine a killed holder need not be waited for as long as over a network: 3.8 s instead of 9.5."""
 
+DROPPED = frozenset({"NOKV_COORDINATOR", "NOKV_FAILPOINT", "NOKV_TLS_DIR"})
+"""What a user's environment says to commands is not meant for the processes."""
+
+CLIENT = "admin"
 STOP_ORDER = ("store", "coordinator", "meta-root")
 START_ORDER = tuple(reversed(STOP_ORDER))
 STOP_TIMEOUT_S = 15.0
@@ -103,10 +110,19 @@ class ProcessRecord:
 class LocalCluster:
     """Not thread safe. Every change is written to cluster.json before the method returns."""
 
-    def __init__(self, directory: Path, records: list[ProcessRecord], probe: Probe | None = None) -> None:
+    def __init__(
+        self, directory: Path, records: list[ProcessRecord], probe: Probe | None = None, *, tls_dir: str = ""
+    ) -> None:
+        """`tls_dir`: a CA; each process has the certificate TLS_DIR/NAME, commands have TLS_DIR/admin. Empty: plain."""
         self.directory = directory
         self.records = records
+        self.tls_dir = tls_dir
         self._probe = probe
+
+    @property
+    def client_tls_dir(self) -> str | None:
+        """`--tls-dir` for whoever connects to this cluster."""
+        return str(Path(self.tls_dir) / CLIENT) if self.tls_dir else None
 
     # -- description -------------------------------------------------------------------------------------------------
     @classmethod
@@ -118,28 +134,42 @@ class LocalCluster:
         coordinators: int = 1,
         stores: int = 3,
         seed: str | Path | None = None,
+        tls_dir: str | Path | None = None,
     ) -> LocalCluster:
         """Describe a new cluster in `directory`; starts nothing. Store 1 serves `seed` if that is given."""
         path = Path(directory).absolute()
-        if meta_roots not in (1, 3, 5):
-            raise UsageError(f"--meta-roots {meta_roots}: 1, 3 or 5 peers make sense")
-        if coordinators < 1 or stores < 0:
-            raise UsageError("a cluster needs at least one coordinator, and no negative number of stores")
-        plan = [Place("meta-root", n) for n in range(1, meta_roots + 1)]
-        plan += [Place("coordinator", n) for n in range(1, coordinators + 1)]
-        plan += [Place("store", n) for n in range(1, stores + 1)]
+        plan = cls.resized([], {"meta-root": meta_roots, "coordinator": coordinators, "store": stores})
         if seed is not None:
             plan = [replace(p, workdir=str(seed)) if (p.role, p.id) == ("store", 1) else p for p in plan]
-        return cls.describe_new(path, plan)
+        return cls.describe_new(path, plan, tls_dir=tls_dir)
+
+    @staticmethod
+    def resized(plan: list[Place], counts: dict[str, int]) -> list[Place]:
+        """`plan` with as many processes of each role of `counts`: the first ones of it, then new ones."""
+        found: list[Place] = []
+        for role in START_ORDER:
+            places = [place for place in plan if place.role == role]
+            count = counts.get(role, len(places))
+            free = (number for number in itertools.count(1) if number not in {place.id for place in places})
+            found += places[: max(count, 0)]
+            found += [Place(role, next(free)) for _ in range(count - len(places))]
+            if role == "meta-root" and count not in (1, 3, 5):
+                raise UsageError(f"{count} meta-roots: 1, 3 or 5 peers make sense")
+            if count < (role == "coordinator"):
+                raise UsageError("a cluster needs at least one coordinator, and no negative number of stores")
+        return found
 
     @classmethod
-    def describe_new(cls, path: Path, plan: list[Place]) -> LocalCluster:
-        """Write the description of the processes of `plan`; free ports and directories where it leaves them out."""
+    def describe_new(cls, path: Path, plan: list[Place], *, tls_dir: str | Path | None = None) -> LocalCluster:
+        """Write the description of the processes of `plan`; free ports and directories where it leaves them out.
+
+        With `tls_dir`, make the CA and the certificates that are not there yet.
+        """
         if (path / "cluster.json").exists():
             raise PreconditionFailed(f"{path} already holds a cluster", hint=f"nokv cluster status --dir {path}")
         path.mkdir(parents=True, exist_ok=True)
         ports = iter(free_ports(2 * len(plan)))
-        cluster = cls(path, [])
+        cluster = cls(path, [], tls_dir=str(Path(tls_dir).absolute()) if tls_dir is not None else "")
         for place in plan:
             name = f"{place.role}-{place.id}"
             free, metrics = (f"127.0.0.1:{next(ports)}" for _ in range(2))
@@ -148,6 +178,7 @@ class LocalCluster:
                 name, place.role, place.id, place.address or free, metrics, workdir, str(path / f"{name}.log")
             )
             cluster.records.append(record)
+        cluster._issue_certificates()
         for record in cluster.records:
             record.arguments = cluster._arguments(record)
         cluster.save()
@@ -156,6 +187,8 @@ class LocalCluster:
     def _arguments(self, record: ProcessRecord) -> list[str]:
         roots = [f"{root.id}={root.address}" for root in self.role("meta-root")]
         common = ["--addr", record.address, "--metrics-addr", record.metrics_address]
+        if self.tls_dir:
+            common += ["--tls-dir", str(Path(self.tls_dir) / record.name)]
         if record.role == "meta-root":
             peers = [option for root in roots for option in ("--peer", root)]
             return ["meta-root", "--node-id", str(record.id), "--workdir", record.workdir, *peers, *common]
@@ -178,8 +211,21 @@ class LocalCluster:
         )
         record.arguments = self._arguments(record)
         self.records.append(record)
+        self._issue_certificates()
         self.save()
         return record
+
+    def _issue_certificates(self) -> None:
+        if not self.tls_dir:
+            return
+        from nokv.rpc.certificates import CA_FILE, init_ca, issue
+
+        ca, now = Path(self.tls_dir), datetime.datetime.now(datetime.UTC)
+        if not (ca / CA_FILE).exists():
+            init_ca(ca, now=now)
+        for name, hosts in [(CLIENT, []), *((r.name, [_host(r.address)]) for r in self.records)]:
+            if not (ca / name).exists():
+                issue(ca, name, hosts, now=now)
 
     @classmethod
     def load(cls, directory: str | Path) -> LocalCluster:
@@ -189,7 +235,8 @@ class LocalCluster:
             document = json.loads(file.read_text("utf-8"))
             if document["format"] != FORMAT:
                 raise UsageError(f"{file}: format {document['format']} is not {FORMAT}", hint="use the matching nokv")
-            return cls(path, [ProcessRecord(**record) for record in document["processes"]])
+            records = [ProcessRecord(**record) for record in document["processes"]]
+            return cls(path, records, tls_dir=str(document.get("tls_dir", "")))
         except FileNotFoundError:
             raise NotFound(f"{path} holds no cluster", hint=f"nokv cluster up --dir {path}") from None
         except (ValueError, KeyError, TypeError) as error:
@@ -198,7 +245,11 @@ class LocalCluster:
             raise UsageError(f"{file} is not a cluster description: {error}") from None
 
     def save(self) -> None:
-        document = {"format": FORMAT, "processes": [asdict(record) for record in self.records]}
+        document = {
+            "format": FORMAT,
+            "tls_dir": self.tls_dir,
+            "processes": [asdict(record) for record in self.records],
+        }
         temporary = self.directory / "cluster.json.tmp"
         temporary.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
         temporary.replace(self.directory / "cluster.json")
@@ -263,7 +314,7 @@ class LocalCluster:
 
     def wait_ready(self, names: list[str], timeout_s: float = READY_TIMEOUT_S) -> None:
         """Return when all are ready. Unavailable with the end of its log if one exits, or with what it waits for."""
-        probe = self._probe or _default_probe()
+        probe = self._probe or _default_probe(self.client_tls_dir)
         deadline = time.monotonic() + timeout_s
         for name in names:
             record = self.get(name)
@@ -329,14 +380,19 @@ class LocalCluster:
 def _child_environment() -> dict[str, str]:
     root = str(Path(next(iter(nokv.__path__))).parent)
     path = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    environment = {k: v for k, v in os.environ.items() if k not in ("NOKV_COORDINATOR", "NOKV_FAILPOINT")}
+    environment = {k: v for k, v in os.environ.items() if k not in DROPPED}
     return {**environment, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
 
 
-def _default_probe() -> Probe:
+def _default_probe(tls_dir: str | None) -> Probe:
     from nokv.cli.client import probe
+    from nokv.rpc.tls import load_tls
 
-    return probe
+    return partial(probe, tls=load_tls(tls_dir))
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0].strip("[]")
 
 
 def _tail(path: str, size: int = 600) -> str:

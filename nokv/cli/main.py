@@ -91,6 +91,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "meta-root": ("nokv.cli.server:meta_root", "Run one peer of the meta-root."),
     "migrate": ("nokv.cli.migrate:migrate", "From a standalone directory to a replicated cluster."),
     "cluster": ("nokv.cli.cluster:cluster", "A local cluster of real processes: up, status, kill, start, down."),
+    "cert": ("nokv.cli.cert:cert", "Certificates for --tls-dir: init, issue."),
     "wal": ("nokv.cli.files:wal", "Look into a write-ahead log."),
     "manifest": ("nokv.cli.files:manifest", "Tables and families that a directory's manifest names."),
     "config": ("nokv.cli.topology:config", "Check and show a topology file."),

@@ -1,4 +1,4 @@
-"""`--metrics-addr`: `/metrics` (Prometheus text), `/debug/vars` (JSON), `/healthz`, on a thread of its own.
+"""`--metrics-addr`: `/metrics` (Prometheus text), `/debug/vars` (JSON), `/healthz`, `/readyz`, on threads of its own.
 
 `collect()` returns a plain nested dict. It runs on this server's thread, so whoever passes it in brings it to
 the right place first (`server.py` runs it on the event loop). Numbers become gauges named by their path; strings do not
@@ -19,20 +19,13 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from nokv.errors import NoKVError, UsageError
+from nokv.rpc.tls import split_address
 
-__all__ = ["MetricsServer", "flatten", "split_address"]
+__all__ = ["MetricsServer", "flatten"]
 
 Collect = Callable[[], dict[str, Any]]
 _NAME = re.compile(r"[^a-zA-Z0-9_]")
 LABELLED = {"regions": "region", "groups": "group", "peers": "peer", "families": "family", "levels": "level"}
-
-
-def split_address(address: str, option: str) -> tuple[str, int]:
-    """host:port, also [::1]:port. UsageError names `option`."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise UsageError(f"{option} {address!r} is not host:port", hint=f"for example {option} 127.0.0.1:0")
-    return host.strip("[]"), int(port)
 
 
 def flatten(figures: dict[str, Any], prefix: str = "nokv") -> Iterator[tuple[str, dict[str, str], float]]:
@@ -74,7 +67,8 @@ class _Figures(Collector):
 class MetricsServer:
     """Listens when the constructor returns. `address` is where (port 0 was replaced by the real one)."""
 
-    def __init__(self, address: str, collect: Collect, health: Callable[[], str]) -> None:
+    def __init__(self, address: str, collect: Collect, *, alive: Callable[[], str], ready: Callable[[], str]) -> None:
+        """`alive` answers /healthz and `ready` /readyz: empty is 200, a reason 503, an exception 500."""
         host, port = split_address(address, "--metrics-addr")
         registry = CollectorRegistry()
         registry.register(_Figures(collect))
@@ -100,10 +94,10 @@ class MetricsServer:
                 if path == "/debug/vars":
                     figures = {**collect(), "scrape_failures": failures[0]}
                     return "application/json", json.dumps(figures, default=str).encode(), 200
-                if path == "/healthz":
-                    waits_for = health()
+                if path in ("/healthz", "/readyz"):
+                    waits_for = alive() if path == "/healthz" else ready()
                     return "text/plain", f"{waits_for or 'ok'}\n".encode(), 503 if waits_for else 200
-                return "text/plain", b"/metrics /debug/vars /healthz\n", 404
+                return "text/plain", b"/metrics /debug/vars /healthz /readyz\n", 404
 
             def log_message(self, format: str, *args: object) -> None:
                 return  # a scrape every few seconds is no news

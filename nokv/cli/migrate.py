@@ -11,7 +11,7 @@ import click
 
 from nokv.cli.main import LazyGroup
 from nokv.cli.output import emit, note, output_option, table
-from nokv.cli.target import coordinators_of
+from nokv.cli.target import coordinators_of, current_tls, current_tls_dir, tls_option
 
 __all__ = ["migrate"]
 
@@ -102,6 +102,7 @@ def init(
 
 
 def runtime_options(function: _F) -> _F:
+    function = tls_option(function)
     function = click.option("--addr", metavar="HOST:PORT", help="Also ask this store.")(function)
     return click.option("--region", "region_id", type=POSITIVE, help="Which region.")(function)
 
@@ -112,7 +113,7 @@ def _view(addr: str | None, region_id: int) -> Any:
     from nokv.client.operator.client import AdminClient
     from nokv.migrate.status import cluster_view
 
-    with AdminClient(addr) as store:
+    with AdminClient(addr, tls=current_tls()) as store:
         return cluster_view(store, region_id)
 
 
@@ -182,6 +183,7 @@ def rollout_options(function: _F) -> _F:
         click.option("--wait", "wait_s", type=click.FloatRange(0), default=30.0, help="Seconds; 0 = do not wait."),
         click.option("--poll-interval", "poll_s", type=click.FloatRange(0.001), default=0.2, help="Seconds."),
         click.option("--dry-run", is_flag=True, help="Only say what would be done."),
+        tls_option,
         output_option,
     ):
         function = option(function)
@@ -189,14 +191,15 @@ def rollout_options(function: _F) -> _F:
 
 
 def _rerun(verb: str, *parts: str) -> str:
-    return shlex.join(["nokv", "migrate", verb, *parts])
+    directory = current_tls_dir()
+    return shlex.join(["nokv", "migrate", verb, *parts, *(("--tls-dir", directory) if directory else ())])
 
 
 def _tools(workdir: str | None, wait_s: float, poll_s: float) -> dict[str, Any]:
     from nokv.migrate.rollout import RolloutLog, Waiter
 
     log = RolloutLog(workdir, failpoints=failpoints())
-    return {"waiter": Waiter(wait_s, poll_s), "log": log, "say": note}
+    return {"waiter": Waiter(wait_s, poll_s), "log": log, "say": note, "tls": current_tls()}
 
 
 def _members(rows: list[dict[str, Any]]) -> str:
@@ -241,7 +244,7 @@ def expand(
         from nokv.client.operator.client import CoordinatorAdmin, first_answer
 
         def ask(address: str) -> str:
-            with CoordinatorAdmin(address) as client:
+            with CoordinatorAdmin(address, tls=current_tls()) as client:
                 return client.store_address(store_id)
 
         return str(first_answer(coordinators, ask))

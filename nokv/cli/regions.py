@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from nokv.cli.output import emit, output_option, printable, table
-from nokv.cli.target import Target, target_options
+from nokv.cli.target import Target, current_tls, target_options
 
 __all__ = ["catalog_rows", "regions", "regions_text"]
 
@@ -24,7 +24,7 @@ def regions(target: Target, output: str) -> None:
         from nokv.client.operator.client import CoordinatorAdmin, first_answer, region_from_pb
 
         def ask(address: str) -> Any:
-            with CoordinatorAdmin(address) as coordinator:
+            with CoordinatorAdmin(address, tls=current_tls()) as coordinator:
                 return coordinator.routes()
 
         answer = first_answer(target.coordinators, ask)

@@ -10,6 +10,7 @@ import click
 
 from nokv.cli.main import LazyGroup
 from nokv.cli.output import emit, emit_rows, output_option, table
+from nokv.cli.target import current_tls, load_cluster, tls_option
 from nokv.client.operator.client import RootAdmin, first_answer
 from nokv.errors import InvariantError, NotLeader, PreconditionFailed, UsageError
 from nokv.literal import format_literal
@@ -34,15 +35,14 @@ def root() -> None:
 
 
 def root_options(function: _F) -> _F:
+    function = tls_option(function)
     function = click.option("--dir", "directory", type=click.Path(), help="A local cluster.")(function)
     return click.option("--addr", multiple=True, metavar="HOST:PORT", help="A meta-root peer (repeatable).")(function)
 
 
 def _addresses(addr: tuple[str, ...], directory: str | None) -> list[str]:
     if directory is not None:
-        from nokv.cli.launcher import LocalCluster
-
-        cluster = LocalCluster.load(directory)
+        cluster = load_cluster(directory)
         return [*addr, *(r.address for r in cluster.role("meta-root"))]
     if not addr:
         raise UsageError("no meta-root to ask", hint="--addr HOST:PORT, or --dir of a local cluster")
@@ -109,7 +109,7 @@ def log(addr: tuple[str, ...], directory: str | None, from_revision: int, limit:
             at = following
 
             def ask(address: str, at: int = at) -> Any:
-                with RootAdmin(address) as peer:
+                with RootAdmin(address, tls=current_tls()) as peer:
                     return peer.read(at, PAGE)
 
             answer = first_answer(addresses, ask)
@@ -139,7 +139,7 @@ def _snapshot(addresses: list[str], *, linearizable: bool = True) -> Any:
 
     def ask(address: str) -> Any:
         for _ in range(3):
-            with RootAdmin(address) as peer:
+            with RootAdmin(address, tls=current_tls()) as peer:
                 try:
                     return peer.snapshot(linearizable=linearizable).state
                 except NotLeader as error:
@@ -175,7 +175,7 @@ def status(addr: tuple[str, ...], directory: str | None, output: str) -> None:
     last: NoKVError | None = None
     for address in addresses:
         try:
-            with RootAdmin(address) as peer:
+            with RootAdmin(address, tls=current_tls()) as peer:
                 peers.append({"address": address, **message_json(peer.status())})
         except NoKVError as error:
             last = error
@@ -214,7 +214,7 @@ def _records(addresses: list[str], last: int) -> Iterator[Any]:
     while following <= last:
 
         def ask(address: str, at: int = following) -> Any:
-            with RootAdmin(address) as peer:
+            with RootAdmin(address, tls=current_tls()) as peer:
                 answer = peer.read(at, PAGE)
             if not answer.events and answer.last.revision < last:
                 raise Unavailable(f"{address} is behind: at revision {answer.last.revision} of {last}")

@@ -13,15 +13,31 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from nokv.errors import Locked, UsageError
 
-__all__ = ["Target", "coordinators_of", "open_directory", "open_target", "parse_bytes", "target_options"]
+if TYPE_CHECKING:
+    from nokv.cli.launcher import LocalCluster
+    from nokv.rpc.tls import Tls
+
+__all__ = [
+    "Target",
+    "coordinators_of",
+    "current_tls",
+    "current_tls_dir",
+    "load_cluster",
+    "open_directory",
+    "open_target",
+    "parse_bytes",
+    "target_options",
+    "tls_option",
+]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_TLS_DIR = "nokv.cli.tls_dir"
 
 
 class Target:
@@ -32,8 +48,48 @@ class Target:
         self.coordinators = coordinators
 
 
+def tls_option(function: _F) -> _F:
+    """`--tls-dir` of a command that connects; it asks `current_tls()`."""
+
+    def remember(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            ctx.meta[_TLS_DIR] = value
+
+    return click.option(
+        "--tls-dir",
+        type=click.Path(),
+        envvar="NOKV_TLS_DIR",
+        expose_value=False,
+        callback=remember,
+        help="Connect with the certificate in this directory.  [env: NOKV_TLS_DIR]",
+    )(function)
+
+
+def current_tls_dir() -> str | None:
+    """`--tls-dir` of the command that runs, or that of the local cluster that `--dir` named."""
+    ctx = click.get_current_context(silent=True)
+    return None if ctx is None else ctx.meta.get(_TLS_DIR)
+
+
+def current_tls() -> Tls | None:
+    from nokv.rpc.tls import load_tls
+
+    return load_tls(current_tls_dir())
+
+
+def load_cluster(directory: str) -> LocalCluster:
+    """The local cluster of `--dir`. If it was started with TLS, this command connects with its client certificate."""
+    from nokv.cli.launcher import LocalCluster
+
+    cluster = LocalCluster.load(directory)
+    ctx = click.get_current_context(silent=True)
+    if ctx is not None and cluster.client_tls_dir is not None:
+        ctx.meta.setdefault(_TLS_DIR, cluster.client_tls_dir)
+    return cluster
+
+
 def target_options(function: _F) -> _F:
-    """`--workdir`, `--coordinator`, `--dir`; the command gets one argument, `target`."""
+    """`--workdir`, `--coordinator`, `--dir`, `--tls-dir`; the command gets one argument, `target`."""
 
     def collect(**kwargs: Any) -> Any:
         workdir = kwargs.pop("workdir")
@@ -52,6 +108,7 @@ def target_options(function: _F) -> _F:
         ]
     ):
         collect = option(collect)
+    collect = tls_option(collect)
     return collect  # type: ignore[return-value]
 
 
@@ -82,9 +139,7 @@ def _choose(workdir: str | None, coordinators: tuple[str, ...], directory: str |
 def coordinators_of(coordinators: tuple[str, ...], directory: str | None = None) -> list[str]:
     """From the options, a local cluster's description, or NOKV_COORDINATOR; empty if none says anything."""
     if directory is not None:
-        from nokv.cli.launcher import LocalCluster
-
-        return LocalCluster.load(directory).coordinator_addresses
+        return load_cluster(directory).coordinator_addresses
     texts = coordinators or tuple(filter(None, [os.environ.get("NOKV_COORDINATOR", "")]))
     return [part.strip() for text in texts for part in text.split(",") if part.strip()]
 
@@ -131,7 +186,7 @@ def open_target(target: Target, *, write: bool, timeout_s: float) -> Iterator[An
         with open_directory(target.workdir, write=write) as db:
             yield db
         return
-    client = nokv.connect(target.coordinators, timeout_s=timeout_s)
+    client = nokv.connect(target.coordinators, timeout_s=timeout_s, tls_dir=current_tls_dir())
     try:
         yield client
     finally:

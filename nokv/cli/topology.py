@@ -17,8 +17,9 @@ import base64
 import binascii
 import difflib
 import itertools
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import msgspec
@@ -28,7 +29,17 @@ from nokv.cli.main import LazyGroup
 from nokv.cli.output import emit, output_option
 from nokv.errors import NotFound, NotSupported, UsageError
 
-__all__ = ["Topology", "config", "first_region", "load_topology", "parse_region_key", "places"]
+__all__ = [
+    "Topology",
+    "config",
+    "first_region",
+    "load_scoped",
+    "load_topology",
+    "parse_region_key",
+    "places",
+    "root_peer",
+    "store_section",
+]
 
 
 class RootPeer(msgspec.Struct, forbid_unknown_fields=True):
@@ -78,13 +89,16 @@ class Topology(msgspec.Struct, forbid_unknown_fields=True):
     regions: list[RegionSection] = []
 
 
-FIELDS = sorted(
-    {
-        name
-        for kind in (Topology, MetaRootSection, RootPeer, StoreSection, RegionSection, RegionPeer)
-        for name in kind.__struct_fields__
-    }
-)
+_S = TypeVar("_S", RootPeer, StoreSection)
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "$": Topology,
+    "$.meta_root": MetaRootSection,
+    "$.meta_root.peers[]": RootPeer,
+    "$.coordinator": CoordinatorSection,
+    "$.stores[]": StoreSection,
+    "$.regions[]": RegionSection,
+    "$.regions[].peers[]": RegionPeer,
+}
 
 
 def parse_region_key(text: str) -> bytes:
@@ -116,9 +130,14 @@ def load_topology(path: str) -> Topology:
 
 
 def _did_you_mean(message: str) -> str:
+    """`message` of msgspec: "Object contains unknown field `adr` - at `$.stores[0]`"."""
     parts = message.split("`")
-    near = difflib.get_close_matches(parts[1], FIELDS, n=1) if "unknown field" in message and len(parts) > 1 else []
-    return f"did you mean `{near[0]}`?" if near else "compare it with raft_config.example.json"
+    if "unknown field" in message and len(parts) > 1:
+        section = SECTIONS.get(re.sub(r"\[[^]]*\]", "[]", parts[3]) if len(parts) > 3 else "$", Topology)
+        known = section.__struct_fields__
+        near = difflib.get_close_matches(parts[1], known, n=1)
+        return f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(known)}"
+    return "compare it with raft_config.example.json"
 
 
 def _check(found: Topology, path: str) -> None:
@@ -148,6 +167,39 @@ def _check(found: Topology, path: str) -> None:
     for (_, end, first), (start, _, second) in itertools.pairwise(ranges):
         if not end or start < end:
             raise UsageError(f"{path}: regions {first} and {second} overlap")
+
+
+def load_scoped(path: str, scope: str) -> Topology:
+    """The file with each `addr` and `work_dir` that of `scope`: "host" or "docker"."""
+    found = load_topology(path)
+    if scope == "host":
+        return found
+    for what, section in [
+        *((f"meta_root.peers node {peer.node_id}", peer) for peer in found.meta_root.peers),
+        ("coordinator", found.coordinator),
+        *((f"store {store.store_id}", store) for store in found.stores),
+    ]:
+        if not section.docker_addr:
+            raise UsageError(f"{path}: {what} has no docker_addr", hint="give it one, or use --scope host")
+        section.addr, section.work_dir = section.docker_addr, section.docker_work_dir
+    return found
+
+
+def root_peer(found: Topology, node_id: int) -> RootPeer:
+    """NotFound names those that are there."""
+    return _by_id(found.meta_root.peers, "node_id", node_id, "meta-root")
+
+
+def store_section(found: Topology, store_id: int) -> StoreSection:
+    return _by_id(found.stores, "store_id", store_id, "store")
+
+
+def _by_id(sections: list[_S], name: str, number: int, what: str) -> _S:
+    for section in sections:
+        if getattr(section, name) == number:
+            return section
+    known = ", ".join(str(getattr(section, name)) for section in sections) or "none"
+    raise NotFound(f"the topology file lists no {what} {number}", hint=f"it lists {known}")
 
 
 def places(found: Topology) -> list[Place]:

@@ -7,15 +7,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from nokv.cli.metrics import MetricsServer, flatten, split_address
+from nokv.cli.metrics import MetricsServer, flatten
 from nokv.errors import Unavailable, UsageError
+from nokv.rpc.tls import split_address
 
 FIGURES = {"wal": {"syncs": 3, "path": "x"}, "regions": {1: {"applied": 7}, 2: {"applied": 9}}, "ok": True}
 
 
 @pytest.fixture
 def server() -> Iterator[MetricsServer]:
-    found = MetricsServer("127.0.0.1:0", lambda: FIGURES, lambda: "")
+    found = MetricsServer("127.0.0.1:0", lambda: FIGURES, alive=str, ready=str)
     yield found
     found.close()
 
@@ -30,7 +31,7 @@ def test_endpoints(server: MetricsServer) -> None:
     assert "nokv_wal_syncs 3.0" in text
     assert 'nokv_regions_applied{region="1"} 7.0' in text
     assert json.loads(fetch(server, "/debug/vars"))["wal"]["syncs"] == 3
-    assert fetch(server, "/healthz") == "ok\n"
+    assert fetch(server, "/healthz") == fetch(server, "/readyz") == "ok\n"
     with pytest.raises(urllib.error.HTTPError, match="404"):
         fetch(server, "/nowhere")
 
@@ -39,13 +40,14 @@ def test_a_failing_scrape_is_a_500_and_the_server_goes_on() -> None:
     def collect() -> dict[str, object]:
         raise Unavailable("not now")
 
-    server = MetricsServer("127.0.0.1:0", collect, lambda: "no leader")
+    server = MetricsServer("127.0.0.1:0", collect, alive=str, ready=lambda: "no leader")
     try:
         for path in ("/metrics", "/debug/vars"):
             with pytest.raises(urllib.error.HTTPError, match="500"):
                 fetch(server, path)
         with pytest.raises(urllib.error.HTTPError, match="503"):
-            fetch(server, "/healthz")
+            fetch(server, "/readyz")
+        assert fetch(server, "/healthz") == "ok\n"  # alive, and not ready
     finally:
         server.close()
 
