@@ -49,7 +49,7 @@ def cluster() -> None:
 @click.option("--detach", is_flag=True, help="Return when all is ready; stop it with `nokv cluster down`.")
 @output_option
 @click.pass_context
-def up(ctx: click.Context, directory: str, detach: bool, output: str, **wishes: Any) -> None:
+def up(ctx: click.Context, /, directory: str, detach: bool, output: str, **wishes: Any) -> None:
     """Start a cluster in DIR; if one is described there already, start what does not run.
 
     Without --seed, store-1 begins as one empty region over the whole key space and is expanded to --replicas. The CA

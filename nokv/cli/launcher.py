@@ -218,7 +218,8 @@ class LocalCluster:
     def _issue_certificates(self) -> None:
         if not self.tls_dir:
             return
-        from nokv.rpc.certificates import CA_FILE, init_ca, issue
+        from nokv.rpc.certificates import init_ca, issue
+        from nokv.rpc.tls import CA_FILE
 
         ca, now = Path(self.tls_dir), datetime.datetime.now(datetime.UTC)
         if not (ca / CA_FILE).exists():

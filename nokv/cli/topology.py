@@ -174,11 +174,12 @@ def load_scoped(path: str, scope: str) -> Topology:
     found = load_topology(path)
     if scope == "host":
         return found
-    for what, section in [
+    sections: list[tuple[str, RootPeer | CoordinatorSection | StoreSection]] = [
         *((f"meta_root.peers node {peer.node_id}", peer) for peer in found.meta_root.peers),
         ("coordinator", found.coordinator),
         *((f"store {store.store_id}", store) for store in found.stores),
-    ]:
+    ]
+    for what, section in sections:
         if not section.docker_addr:
             raise UsageError(f"{path}: {what} has no docker_addr", hint="give it one, or use --scope host")
         section.addr, section.work_dir = section.docker_addr, section.docker_work_dir

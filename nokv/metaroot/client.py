@@ -30,7 +30,7 @@ from nokv.metaroot.wire import (
 )
 from nokv.pb import root_pb2, root_pb2_grpc
 from nokv.rpc.tls import Tls
-from nokv.rpc.transport import Dialer
+from nokv.rpc.transport import Dialer, is_oversize
 
 __all__ = [
     "CHANNEL_OPTIONS",
@@ -92,7 +92,7 @@ def error_from_rpc(error: grpc.aio.AioRpcError) -> NoKVError:
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlineExceeded(details)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return Busy(details)
+            return UsageError(details) if is_oversize(details) else Busy(details)
         case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.OUT_OF_RANGE:
             return UsageError(details)
     return Unavailable(details)

@@ -17,7 +17,16 @@ import grpc.aio
 from nokv.errors import NotTrusted, Unavailable
 from nokv.rpc.tls import Tls, TlsMaterial, refusal, split_address
 
-__all__ = ["STREAMS_MAX", "Dialer", "bind", "open_blocking_channel", "open_channel", "peer_name", "server_options"]
+__all__ = [
+    "STREAMS_MAX",
+    "Dialer",
+    "bind",
+    "is_oversize",
+    "open_blocking_channel",
+    "open_channel",
+    "peer_name",
+    "server_options",
+]
 
 STREAMS_MAX = 1024
 """Of one connection; a client that wants more waits."""
@@ -89,6 +98,11 @@ def open_blocking_channel(address: str, options: Options = (), tls: Tls | None =
     if tls is None:
         return grpc.insecure_channel(address, options=options)
     return grpc.secure_channel(address, _channel_credentials(tls.material()), options=options)
+
+
+def is_oversize(details: str) -> bool:
+    """RESOURCE_EXHAUSTED because a message is over a limit: unlike a full queue, that does not pass."""
+    return "larger than max" in details
 
 
 def peer_name(context: grpc.aio.ServicerContext[Any, Any]) -> str:

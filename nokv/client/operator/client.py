@@ -28,7 +28,7 @@ from nokv.metaroot.wire import error_from_code, peer_from_pb, region_from_pb
 from nokv.pb import admin_pb2, admin_pb2_grpc, coordinator_pb2, coordinator_pb2_grpc, meta_pb2, root_pb2, root_pb2_grpc
 from nokv.region import Region
 from nokv.rpc.tls import Tls, refusal
-from nokv.rpc.transport import open_blocking_channel
+from nokv.rpc.transport import is_oversize, open_blocking_channel
 
 __all__ = [
     "AdminClient",
@@ -84,7 +84,8 @@ def error_from_call(error: grpc.RpcError, address: str, what: str, timeout_s: fl
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:
         hint = f"read the {what}'s log"
         return DeadlineExceeded(f"{what} at {address} did not answer within {timeout_s:g} s", hint=hint)
-    return _BY_STATUS.get(status, NoKVError)(f"{what} at {address}: {details}")
+    kind = UsageError if is_oversize(details) else _BY_STATUS.get(status, NoKVError)
+    return kind(f"{what} at {address}: {details}")
 
 
 class _Plane:

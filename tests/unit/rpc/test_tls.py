@@ -224,6 +224,20 @@ async def test_a_message_over_the_limit_is_refused() -> None:  # S4
         assert failed.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+async def test_connections_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:  # S4
+    monkeypatch.setattr("nokv.rpc.transport.CONNECTIONS_MAX", 2)
+    async with serving(None) as address:
+        own = (("grpc.use_local_subchannel_pool", 1),)
+        async with open_channel(address, own) as one, open_channel(address, own) as two:
+            for channel in (one, two):
+                await channel.unary_unary("/test/WhoAmI")(b"", timeout=10.0)
+            async with open_channel(address, own) as three:
+                with pytest.raises(grpc.aio.AioRpcError) as failed:
+                    await three.unary_unary("/test/WhoAmI")(b"", timeout=1.0)
+            assert failed.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+            assert await one.unary_unary("/test/WhoAmI")(b"", timeout=10.0) == b""
+
+
 async def test_a_connection_has_a_limited_number_of_streams() -> None:  # S4
     arrived, done = 0, asyncio.Event()
     full = asyncio.Event()
