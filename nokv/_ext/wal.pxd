@@ -15,6 +15,8 @@ cdef class SegmentWriter:
     cdef readonly uint64_t capacity
     cdef readonly uint64_t end      # where the next record goes, a multiple of RECORD_ALIGN
     cdef uint64_t limit             # capacity, or 0 once sealed
+    cdef readonly uint64_t ready    # up to here a store meets no page fault, or next to none
+    cdef uint64_t left_behind       # pages before this were taken out of the mapping
     cdef uint8_t* base              # NULL: the file is not mapped and every append goes through file.write
     cdef object map
     cdef Py_ssize_t exports
@@ -28,7 +30,7 @@ cdef class WalCore:
     cdef public SegmentWriter active
     cdef public uint64_t appended   # records appended since open, marks not counted: what sync() covers
     cdef public uint64_t appended_bytes
-    cdef public uint64_t soft_limit # past this offset of the active segment the owner is told to prepare the next one
+    cdef public uint64_t soft_limit # past this offset of the active segment the owner is told to `attend` to it
     cdef public object failure      # why nothing may be appended or synced any more, or None
 
 cdef class SegmentReader:

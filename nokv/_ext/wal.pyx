@@ -17,6 +17,8 @@ from libc.string cimport memcpy, memset
 
 from nokv._ext.crc32c cimport crc32c
 
+from mmap import mmap
+
 HEADER_SIZE = RECORD_HEADER_SIZE
 DATA_START = SEGMENT_DATA_START
 TYPE_BATCH = RECORD_BATCH
@@ -25,8 +27,28 @@ TYPE_SYNCED = RECORD_SYNCED
 TYPE_LINK = RECORD_LINK
 PAYLOAD_BYTES_MAX = 0x7FFFFFFF
 
+cdef extern from *:
+    """
+    #if defined(__linux__)
+    #include <sys/mman.h>
+    #ifndef MADV_POPULATE_WRITE
+    #define MADV_POPULATE_WRITE 23
+    #endif
+    /* Before Linux 5.14: EINVAL, and the stores fault the pages in one by one, as they would have. */
+    static inline void nokv_populate(void* p, size_t size) { (void)madvise(p, size, MADV_POPULATE_WRITE); }
+    static inline void nokv_unmap_pages(void* p, size_t size) { (void)madvise(p, size, MADV_DONTNEED); }
+    #else
+    static inline void nokv_populate(void* p, size_t size) { (void)p; (void)size; }
+    static inline void nokv_unmap_pages(void* p, size_t size) { (void)p; (void)size; }
+    #endif
+    """
+    void nokv_populate(void* p, size_t size) noexcept nogil
+    void nokv_unmap_pages(void* p, size_t size) noexcept nogil
+
 cdef enum:
     SECTOR = 512
+    PAGE_MAX = 65536                # a multiple of every page size there is
+    READY_BYTES = 4 << 20           # pages made ready in one go
 
 
 cdef inline uint64_t _align(uint64_t offset) noexcept nogil:
@@ -84,6 +106,7 @@ cdef class SegmentWriter:
         self.capacity = file.capacity
         self.limit = self.capacity
         self.end = 0
+        self.ready = self.left_behind = 0
         self.base = NULL
         self.map = getattr(file, "map", None)
 
@@ -156,6 +179,28 @@ cdef class SegmentWriter:
     @property
     def mapped(self):
         return self.base != NULL
+
+    def make_ready(self):
+        """Bring the next pages into the mapping, writable, without the GIL: a store that meets a page fault costs as much as ten
+        records, and waits for the file system's journal if a sync is under way. Pages that were written leave the mapping: they
+        would count as this process's memory. A background step; the writer may append meanwhile."""
+        cdef uint64_t start, stop
+        cdef uint8_t* base = self.base
+        if base == NULL or type(self.map) is not mmap:
+            self.ready = self.capacity
+            return
+        stop = (self.end & ~<uint64_t>(PAGE_MAX - 1))
+        if stop > self.left_behind:
+            # a file's own pages: nothing is lost, and whoever looks at them again finds them
+            nokv_unmap_pages(base + self.left_behind, stop - self.left_behind)
+            self.left_behind = stop
+        start = max(self.ready, self.end) & ~<uint64_t>(PAGE_MAX - 1)
+        stop = min(start + READY_BYTES, self.capacity)
+        if stop > start:
+            self.ready = stop
+            # a mapping that is closed meanwhile: the call finds nothing to do, or readies pages that somebody else maps
+            with nogil:
+                nokv_populate(base + start, stop - start)
 
     def seal(self):
         """No further record: `end` is final from here on."""

@@ -117,11 +117,12 @@ class DB(Core, MutableMapping[bytes, bytes]):
         self._write_waits = 0
         self._own_executors: list[ThreadExecutor] = []
         if executor is None:
-            self._own_executors = [ThreadExecutor("nokv-flush"), ThreadExecutor("nokv-compaction")]
+            self._own_executors = [ThreadExecutor(f"nokv-{work}") for work in ("flush", "compaction", "log")]
             self._flush_executor: Executor = self._own_executors[0]
             self._compaction_executor: Executor = self._own_executors[1]
+            self._log_executor: Executor = self._own_executors[2]
         else:
-            self._flush_executor = self._compaction_executor = executor
+            self._flush_executor = self._compaction_executor = self._log_executor = executor
         self.durability = DURABILITIES.index(durability)
         self.write_buffer_bytes = options.write_buffer_bytes
         self._recover()
@@ -246,13 +247,13 @@ class DB(Core, MutableMapping[bytes, bytes]):
                 raise ReadOnly(f"{self.path} is read-only: {self._wal.failure}", cause=str(error)) from error
 
     def _prepare_segment(self) -> None:
-        self._wal.soft_limit = (1 << 64) - 1  # once per segment
-        self._submit(self._flush_executor, self._prepare_step)
+        self._wal.soft_limit = (1 << 64) - 1  # until the step has been done
+        self._submit(self._log_executor, self._prepare_step)
 
     def _prepare_step(self) -> None:
         # No space: the append that needs the segment reports it. A failed sync: the next write raises.
         with contextlib.suppress(OSError, ReadOnly):
-            self._wal.prepare()
+            self._wal.attend()
 
     def _became_dirty(self) -> None:
         if self.durability != 1:

@@ -25,7 +25,7 @@ __all__ = ["FileLock", "MappedLogFile", "OsFiles", "OsWritableFile"]
 
 ZERO_CHUNK_BYTES = 256 << 10
 # of a new log: reserved blocks read as zero too, and writing zeros costs the disk as much as data
-ZEROED_BYTES_MAX = 4 << 20
+ZEROED_BYTES_MAX = 1 << 20
 WRITE_MAX_BYTES = 1 << 30  # Linux moves at most 2 GiB - 4 KiB in one write
 _DARWIN = sys.platform == "darwin"
 

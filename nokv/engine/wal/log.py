@@ -51,6 +51,8 @@ RECYCLE_SYNCS = 1000  # in a segment's life
 PAGE = 4096
 OVERHEAD = DATA_START + LINK_RECORD_BYTES + HEADER_SIZE  # of a segment that holds one record
 REPLAY_CHUNK = 256
+READY_LEAD_BYTES = 2 << 20  # how far the writer may get while a background thread waits for its turn
+NEVER = (1 << 64) - 1
 
 _SYNCED = struct.Struct("<QQ")
 
@@ -191,13 +193,33 @@ class Wal(WalCore):
             spare.close()
             self._files.remove(f"{self._directory}/{segment_name(spare.number)}")
 
+    def attend(self) -> None:
+        """A background step, asked for when the active segment has been filled up to `soft_limit`: pages ahead of the
+        writer are made ready and, from half-way on, the next segment."""
+        writer = self.active
+        if writer is None:
+            return
+        writer.make_ready()
+        if writer.end > writer.capacity // 2:
+            self.prepare()
+        with self._lock:
+            if self.active is writer:
+                self.soft_limit = self._soft_limit(writer)
+
+    def _soft_limit(self, writer: SegmentWriter) -> int:
+        """Where the next background step is due."""
+        small = writer.capacity <= READY_LEAD_BYTES  # zeroed when it was made
+        ready = NEVER if small or writer.ready >= writer.capacity else max(0, writer.ready - READY_LEAD_BYTES)
+        return min(ready, NEVER if self._spare is not None else writer.capacity // 2)
+
     def prepare(self) -> None:
-        """Make the next segment ready, so that the append that needs it does not wait. A background step may call
-        this."""
+        """Make the next segment ready, so that the append that needs it does not wait."""
         with self._lock:
             if self._closed or self.failure is not None or self._spare is not None:
                 return
             self._spare = self._create(self._next_capacity(0), self._segments[-1])
+            spare = self._spare
+        spare.make_ready()
 
     def _next_capacity(self, payload_size: int) -> int:
         full = self._segments[-1].capacity * GROWTH if self._segments else FIRST_SEGMENT_BYTES
@@ -233,7 +255,7 @@ class Wal(WalCore):
         path = f"{self._directory}/{segment_name(writer.number)}"
         writer.append(TYPE_LINK, encode_link(number, end))
         self._segments.append(SegmentInfo(writer.number, path, writer.capacity, number))
-        self.soft_limit = writer.capacity // 2
+        self.soft_limit = self._soft_limit(writer)
         self.active = writer
 
     def _check_usable(self) -> None:

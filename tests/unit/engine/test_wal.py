@@ -300,3 +300,28 @@ def test_no_space_for_a_segment_changes_nothing() -> None:
     wal.close()
     with pytest.raises(nokv.Closed):
         wal.append(16, b"z")
+
+
+def test_a_background_step_keeps_ahead_of_the_writer(place: tuple[Files, str]) -> None:
+    files, directory = place
+    wal = Wal(files, directory, 16 << 20)
+    steps, number, appended = 0, 0, []
+    while wal.active_segment < 4:
+        payload = b"%08d" % number * 1000
+        wal.append(16, payload)
+        appended.append(payload)
+        number += 1
+        assert wal.active is not None
+        if wal.active.end > wal.soft_limit:
+            before = wal.active_segment
+            wal.attend()
+            steps += 1
+            assert wal.active_segment == before and wal.active.end <= wal.soft_limit
+            assert not wal.active.mapped or wal.active.ready > wal.active.end
+    assert wal.stats()["rotations"] == 3
+    assert 3 <= steps < 40  # several per mapped segment, one per unmapped one: never one per record
+    assert [payload for _, payload in contents(wal)] == appended
+    wal.close()
+    again = Wal(files, directory, 16 << 20)
+    assert [payload for _, payload in contents(again)] == appended
+    again.close()
