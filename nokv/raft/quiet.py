@@ -39,6 +39,9 @@ QUIET_TRANSITIONS: dict[tuple[Activity, Activity], str] = {
 """Every change there is, and why; any other is a bug. docs/raft.md is drawn from this."""
 
 
+_ANSWERS = (MessageType.HEARTBEAT_RESP, MessageType.APP_RESP)
+
+
 def _log_at_rest(core: RaftCore) -> bool:
     """Is everything it has durable, committed and applied?"""
     log = core.log
@@ -83,5 +86,5 @@ def leaves_quiet(core: RaftCore, message: Message) -> bool:
     if message.term != core.term:
         return True
     if core.activity is Activity.QUIET_LEADER:
-        return message.type != MessageType.HEARTBEAT_RESP or message.reject
+        return message.type not in _ANSWERS or message.reject
     return message.type != MessageType.HEARTBEAT or (message.log_term, message.index) != core.log.last_id()

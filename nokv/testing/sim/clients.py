@@ -58,7 +58,7 @@ class Clients:
                 self.process_of[client] = self.next_process
                 self.next_process += 1
         node = self._some_node()
-        if node is None:
+        if node is None or (self.sim.quiet is not None and self.sim.quiet.clients_idle()):
             return
         if self.sim.pick(2):
             self._start_put(client, node)

@@ -71,7 +71,7 @@ class Nemesis:
         if self.sim.pick(2) and self.may_lose_one():
             self.crash(node, 300)
         else:
-            self._isolate(node, 100 + self.sim.pick(1500))
+            self.isolate(node, 100 + self.sim.pick(1500))
         self.sim.at(
             20 + self.sim.pick(100),
             lambda: self.campaign(self.sim.nodes[1 + self.sim.pick(self.sim.options.node_count)]),
@@ -107,7 +107,7 @@ class Nemesis:
 
         self.sim.at(duration, mend)
 
-    def _isolate(self, node: SimNode, duration: int) -> None:
+    def isolate(self, node: SimNode, duration: int) -> None:
         others = [other for other in self.sim.nodes if other != node.id]
         self._cut({(node.id, other) for other in others} | {(other, node.id) for other in others}, duration)
 
@@ -115,7 +115,7 @@ class Nemesis:
         return 100 + self.sim.pick(2 * ELECTION)
 
     def cut_one(self, node: SimNode) -> None:
-        self._isolate(node, self._some_time())
+        self.isolate(node, self._some_time())
 
     def cut_half(self, node: SimNode) -> None:
         side = {other for other in self.sim.nodes if self.sim.pick(2)}

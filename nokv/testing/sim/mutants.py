@@ -7,7 +7,7 @@ term count) need delays that these schedules rarely have: tests/unit/raft holds 
 
 from __future__ import annotations
 
-from nokv.raft import Entry, Message, MessageType, RaftSnapshot
+from nokv.raft import Entry, Message, MessageType, NodeRole, RaftSnapshot
 from nokv.raft.core import RaftCore
 from nokv.raft.log import RaftLog
 from nokv.raft.quorum import Configuration, VoteResult
@@ -188,6 +188,38 @@ class _LeaseAfterTransfer(RaftCore):
         return self.lease_since >= 0
 
 
+class _QuietLeaderReads(RaftCore):
+    """Counts its lease in ticks, and there are none while it is quiet."""
+
+    __slots__ = ()
+
+    def check(self) -> None:
+        self.log.check()  # or its own assertion would find it at once
+
+    def _rest(self) -> None:
+        since = self.lease_since
+        super()._rest()
+        self.lease_since = since
+
+    def wake(self, unheard_ticks: int = 0) -> None:
+        since = self.lease_since
+        super().wake(unheard_ticks)
+        self.lease_since = since
+
+
+class _SleepsOn(RaftCore):
+    """A quiet follower that nothing wakes: it keeps refusing its vote for the sake of a leader that may be gone."""
+
+    __slots__ = ()
+
+    def wake(self, unheard_ticks: int = 0) -> None:
+        if self.role is NodeRole.LEADER:
+            super().wake(unheard_ticks)
+
+    def check(self) -> None:
+        self.log.check()
+
+
 MUTANTS: dict[str, Bugs] = {
     "vote_twice": Bugs(core=_VoteTwice),
     "vote_for_shorter_log": Bugs(core=_VoteForShorterLog),
@@ -207,4 +239,7 @@ MUTANTS: dict[str, Bugs] = {
     "accept_old_term": Bugs(core=_AcceptOldTerm),
     "lease_without_bound": Bugs(core=_LeaseAfterTransfer, lease=True),
     "lease_through_pauses": Bugs(lease=True, lease_reads_with_pauses=True),
+    "quiet_leader_reads": Bugs(core=_QuietLeaderReads, lease=True, quiet=True),
+    "quiet_follower_sleeps_on": Bugs(core=_SleepsOn, quiet=True),
+    "quiet_host_is_deaf": Bugs(quiet=True, deaf_host=True),
 }

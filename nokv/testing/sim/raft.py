@@ -50,6 +50,7 @@ from nokv.testing.sim.clients import Clients
 from nokv.testing.sim.disk import SimDisk
 from nokv.testing.sim.faults import Nemesis
 from nokv.testing.sim.options import Options
+from nokv.testing.sim.quiet import Hibernation
 from nokv.testing.sim.values import (
     ELECTION,
     ELECTION_TICKS,
@@ -81,6 +82,7 @@ class RaftSim:
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._order = 0
         self.options = Options(self.random, self.bugs)
+        self.quiet = Hibernation(self) if self.bugs.quiet or Hibernation.drawn(seed) else None
         self.checks = Checks(self)
         self.clients = Clients(self)
         self.faults = Nemesis(self)
@@ -111,7 +113,7 @@ class RaftSim:
     def note(self, *numbers: int) -> None:
         self.trace = zlib.crc32(repr((self.now, numbers)).encode(), self.trace)
 
-    def _until(self, end: int, done: Callable[[], bool] | None = None) -> bool:
+    def until(self, end: int, done: Callable[[], bool] | None = None) -> bool:
         while self._queue and self._queue[0][0] <= end:
             self.now, _, call = heapq.heappop(self._queue)
             self.events += 1
@@ -131,11 +133,14 @@ class RaftSim:
             raise Violation(f"{type(error).__name__}: {error}") from error
 
     def _run(self) -> SimReport:
-        self._until(self.end)
+        self.until(self.end)
         self._heal()
         healed_at = self.now
-        if not self._until(self.now + LIVENESS_ELECTIONS * ELECTION, self._converged):
-            raise Violation(f"no convergence within {LIVENESS_ELECTIONS} election timeouts: {self._picture()}")
+        if not self.until(self.now + LIVENESS_ELECTIONS * ELECTION, self.converged):
+            raise Violation(f"no convergence within {LIVENESS_ELECTIONS} election timeouts: {self.picture()}")
+        healed_after = self.now - healed_at
+        if self.quiet is not None:
+            self.quiet.finish(LIVENESS_ELECTIONS * ELECTION)
         operations = self.clients.check_histories()
         return SimReport(
             self.seed,
@@ -144,10 +149,10 @@ class RaftSim:
             self.injected,
             operations,
             self.checks.last_committed,
-            self.now - healed_at,
+            healed_after,
         )
 
-    def _picture(self) -> str:
+    def picture(self) -> str:
         out = []
         for node in self.nodes.values():
             if node.raw is None:
@@ -191,7 +196,10 @@ class RaftSim:
             max_inflight_msgs=self.options.inflight,
             async_storage_writes=self.options.asynchronous,
             step_down_on_removal=self.options.step_down,
+            quiet_after_ticks=self.quiet.quiet_after_ticks if self.quiet is not None else 0,
         )
+        if self.quiet is not None:
+            self.quiet.started(node)
         node.raw = raw = _make_node(self.bugs.core, config, storage, self.pick)
         if raw.core.term < node.seen_term:
             raise Violation(f"node {node.id} restarted in term {raw.core.term} after it was in {node.seen_term}")
@@ -231,6 +239,9 @@ class RaftSim:
             if node.life != life or node.raw is None:
                 return
         node.raw.tick()
+        if self.quiet is not None:
+            for beat in self.quiet.tick(node.raw):
+                self._post(beat)
         self.after(node)
 
     def after(self, node: SimNode) -> None:
@@ -465,7 +476,7 @@ class RaftSim:
         self.when_awake(node, node.life, step)
 
     def _step(self, node: SimNode, raw: RawNode, message: Message) -> None:
-        if node.raw is not raw:
+        if node.raw is not raw or (self.quiet is not None and self.quiet.takes(raw, message)):
             return
         try:
             raw.step(message)
@@ -486,7 +497,7 @@ class RaftSim:
             if node.raw is None:
                 self.faults.restart(node)
 
-    def _converged(self) -> bool:
+    def converged(self) -> bool:
         leaders = [node for node in self.nodes.values() if node.raw and node.raw.core.role is NodeRole.LEADER]
         if not leaders:
             return False

@@ -50,6 +50,9 @@ class Bugs:
     lease: bool = False
     """Only schedules with lease reads show it."""
     lease_reads_with_pauses: bool = False
+    quiet: bool = False
+    """Only schedules with hibernation show it."""
+    deaf_host: bool = False
 
 
 @dataclass(slots=True)

@@ -181,8 +181,9 @@ def test_late_and_repeated_messages_wake_nobody(make_cluster: Any) -> None:
     """With a round trip longer than the heartbeat interval the group would never come to rest."""
     cluster = resting(make_cluster)
     leader, follower = cluster[1].raw, cluster[2].raw
-    leader.step(Message(MessageType.HEARTBEAT_RESP, to=1, sender=2, term=leader.core.term))
     term, index = leader.core.log.last_id()
+    leader.step(Message(MessageType.HEARTBEAT_RESP, to=1, sender=2, term=term))
+    leader.step(Message(MessageType.APP_RESP, to=1, sender=2, term=term, index=index))
     notice = Message(MessageType.HEARTBEAT, to=2, sender=1, term=term, log_term=term, index=index, commit=index)
     follower.step(notice)
     assert leader.quiet and follower.quiet and not follower.has_ready()
