@@ -41,11 +41,13 @@ from nokv._ext.cursor cimport (
     Slice,
     compare_bytes,
     kind_expires,
+    kind_is_reference,
     live_value,
     read_trailer,
 )
 from nokv._ext.memtable cimport MemTable, hash_prefix, prefetch_slot
 from nokv._ext.merge cimport OwnedCursor, merge_cursors
+from nokv._ext.valuefile cimport read_value
 from nokv._ext.version cimport Version
 from nokv._ext.wal cimport RECORD_BATCH, LiveSegmentReader, SegmentReader, SegmentWriter, WalCore
 
@@ -194,6 +196,8 @@ cdef class Core:
 
     cdef inline object user_value(self, View view, int kind, const Slice* value):
         """The user's bytes of a value that `live_value` found alive."""
+        if kind_is_reference(kind):
+            return read_value(view.version.values, value)
         return PyBytes_FromStringAndSize(<const char*>value.data, <Py_ssize_t>value.size)
 
     cdef int check_open(self) except -1:

@@ -617,6 +617,14 @@ cdef class Table:
             found[name] = number
         for name in OPTIONAL_PROPERTIES:
             found.setdefault(name, 0)
+        tallies = {}
+        if found["value_files"]:
+            inner = reader(<const uint8_t*><const char*>(<bytes>found["value_files"]), len(found["value_files"]))
+            while left(&inner):
+                if not read_varint(&inner, &tag) or not read_varint(&inner, &number):
+                    raise self._damaged(offset, "the list of value files is cut off")
+                tallies[tag] = number
+        found["value_files"] = tallies
         missing = [name for name in PROPERTIES.values() if name not in found]
         if missing:
             raise self._damaged(offset, f"the properties {', '.join(missing)} are missing")
@@ -786,6 +794,7 @@ PROPERTIES = {
     11: "external",
     12: "families",                     # of an external table: "id name" lines, so that nobody reads it under other ids
     13: "expiring",                     # how many entries have an expiry
+    20: "value_files",                  # pairs of varints: number of a value file, bytes of values that are referred to in it
 }
-OPTIONAL_PROPERTIES = frozenset(("expiring",))      # numbers; absent: 0
-TEXT_PROPERTIES = frozenset((7, 8, 12))
+OPTIONAL_PROPERTIES = frozenset(("expiring", "value_files"))      # numbers; absent: 0
+TEXT_PROPERTIES = frozenset((7, 8, 12, 20))

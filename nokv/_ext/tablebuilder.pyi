@@ -2,6 +2,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from nokv._ext.merge import OwnedCursor
+from nokv._ext.valuefile import ValueSink
 from nokv.env.ports import WritableFile
 
 class VersionFilter:
@@ -32,6 +33,7 @@ class TableBuilder:
         created_ms: int = 0,
         external: bool = False,
         families: bytes = b"",
+        sink: ValueSink | None = None,
     ) -> None: ...
     def fill(
         self, source: OwnedCursor, versions: VersionFilter, table_bytes: int, end: bytes | None = None

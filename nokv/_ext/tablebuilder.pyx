@@ -32,12 +32,14 @@ from nokv._ext.cursor cimport (
     TRAILER_SIZE,
     compare_bytes,
     kind_expires,
+    kind_is_reference,
     kind_is_value,
     put_trailer,
     read_expiry,
     read_trailer,
 )
 from nokv._ext.merge cimport OwnedCursor
+from nokv._ext.valuefile cimport Reference, Tallies, ValueSink, read_reference, tally
 from nokv._ext.table cimport (
     BLOCK_TRAILER_SIZE,
     CODEC_NONE,
@@ -220,6 +222,8 @@ cdef class TableBuilder:
     cdef readonly uint64_t entries
     cdef readonly uint64_t deletes
     cdef uint64_t expiring
+    cdef ValueSink sink                 # of large values; None: references are copied as they are
+    cdef Tallies referenced             # value files that this table refers to
     cdef int last_kind                  # the largest kind in it: above KIND_PUT the format version is not the first one
     cdef uint64_t min_sequence
     cdef uint64_t max_sequence
@@ -231,7 +235,7 @@ cdef class TableBuilder:
         self.min_sequence = NO_SEQUENCE
 
     def __init__(self, file, *, str compression="none", int level=1, size_t block_bytes=4096, int restart_interval=16,
-                 int bloom_bits=10, uint64_t created_ms=0, bint external=False, bytes families=b""):
+                 int bloom_bits=10, uint64_t created_ms=0, bint external=False, bytes families=b"", ValueSink sink=None):
         if compression == "zstd":
             import zstandard
 
@@ -248,8 +252,10 @@ cdef class TableBuilder:
         self.created_ms = created_ms
         self.external = external
         self.families = families
+        self.sink = sink
 
     def __dealloc__(self):
+        free(self.referenced.items)
         free(self.block.data)
         free(self.restarts.data)
         free(self.last_key.data)
@@ -502,6 +508,8 @@ cdef class TableBuilder:
         if self.error is not None:
             error, self.error = self.error, None
             raise error
+        if self.sink is not None:
+            self.sink.raise_error(status)
         if status == CURSOR_NO_MEMORY:
             raise MemoryError
         if status == CURSOR_CORRUPT:
@@ -515,18 +523,19 @@ cdef class TableBuilder:
         cdef int status
         cdef const uint8_t* end_data = NULL
         cdef size_t end_size = 0
+        cdef ValueSink sink = self.sink
         source.check()
         if end is not None:
             end_data = <const uint8_t*><const char*>end
             end_size = len(end)
         with nogil:
-            status = self._fill(source.c, versions, table_bytes, end_data, end_size)
+            status = self._fill(source.c, versions, sink, table_bytes, end_data, end_size)
         source.check()
         if status < 0:
             self._raise(status)
         return status == FILL_MORE
 
-    cdef int _fill(self, Cursor* c, VersionFilter versions, uint64_t table_bytes, const uint8_t* end,
+    cdef int _fill(self, Cursor* c, VersionFilter versions, ValueSink sink, uint64_t table_bytes, const uint8_t* end,
                    size_t end_size) noexcept nogil:
         cdef size_t prefix_size
         cdef uint64_t packed
@@ -534,26 +543,41 @@ cdef class TableBuilder:
         cdef uint8_t[TRAILER_SIZE] made
         cdef bint as_delete
         cdef const uint8_t* trailer
+        cdef int kind
+        cdef Slice value
+        cdef int verdict
         while c.valid:
+            as_delete = False
             prefix_size = c.key.size - TRAILER_SIZE
             if end != NULL and compare_bytes(c.key.data, prefix_size, end, end_size) >= 0:
                 return FILL_DONE
             trailer = c.key.data + prefix_size
             packed = read_trailer(trailer)
-            status = versions.keep(c.key.data, prefix_size, packed >> 8, <int>(packed & 255), c.value)
-            if status < 0:
-                return status
-            if status:
+            kind = <int>(packed & 255)
+            value = c.value
+            verdict = versions.keep(c.key.data, prefix_size, packed >> 8, kind, value)
+            if verdict < 0:
+                return verdict
+            if verdict:
                 if self.entries and self.written + self.raw.size + self.block.size >= table_bytes and (
                         self.last_key.size != c.key.size or memcmp(self.last_key.data, c.key.data, prefix_size) != 0):
                     versions.has_last = False       # this entry is looked at again, for the next table
                     return FILL_MORE
-                as_delete = status == KEEP_AS_DELETE or versions.tombstones
-                if as_delete or versions.export:
-                    put_trailer(made, 0 if versions.export else packed >> 8,
-                                KIND_DELETE if as_delete else <int>(packed & 255))
+                as_delete = verdict == KEEP_AS_DELETE or versions.tombstones
+                if as_delete:
+                    value.size = 0
+                elif sink is not None and sink.wants(kind, c.key.data, &value):
+                    status = sink.convert(&kind, c.key.data, prefix_size, packed >> 8, &value, &self.referenced)
+                    if status != CURSOR_OK:
+                        return status
+                if as_delete or versions.export or kind != <int>(packed & 255):
+                    put_trailer(made, 0 if versions.export else packed >> 8, KIND_DELETE if as_delete else kind)
                     trailer = made
-                status = self.add_entry(c.key.data, prefix_size, trailer, c.value.data, 0 if as_delete else c.value.size)
+                status = self.add_entry(c.key.data, prefix_size, trailer, value.data, value.size)
+                if status != CURSOR_OK:
+                    return status
+            if sink is not None and (verdict == LEAVE_OUT or as_delete):
+                status = sink.drop(<int>(packed & 255), c.value)
                 if status != CURSOR_OK:
                     return status
             c.ops.next(c)
@@ -565,6 +589,8 @@ cdef class TableBuilder:
         cdef const uint8_t* p = <const uint8_t*><const char*>prefix
         cdef size_t n = len(prefix)
         cdef bytes data = b"" if value is None else value
+        cdef Slice stored
+        cdef Reference ref
         cdef int order
         cdef int status
         if n == 0 or sequence >> 56:
@@ -572,6 +598,14 @@ cdef class TableBuilder:
         if not kind_is_value(kind) or (kind_expires(kind) and value is not None and len(data) < EXPIRY_SIZE):
             raise UsageError(f"kind {kind} with a stored value of {len(data)} bytes is no entry")
         put_trailer(trailer, sequence, KIND_DELETE if value is None else kind)
+        if kind_is_reference(kind) and value is not None:
+            stored.data = <const uint8_t*><const char*>data
+            stored.size = len(data)
+            if kind_expires(kind):
+                stored.data += EXPIRY_SIZE
+                stored.size -= EXPIRY_SIZE
+            if not read_reference(&stored, &ref) or tally(&self.referenced, ref.number, ref.size) != CURSOR_OK:
+                raise UsageError("the stored value is no reference")
         if self.entries:
             order = compare_bytes(self.last_key.data, self.last_key.size - TRAILER_SIZE, p, n)
             if order > 0 or (order == 0 and memcmp(self.last_key.data + self.last_key.size - TRAILER_SIZE, trailer, 8) >= 0):
@@ -608,6 +642,7 @@ cdef class TableBuilder:
             "external": int(self.external),
             "families": self.families,
             "expiring": self.expiring,
+            "value_files": encode_tallies(&self.referenced),
         }
         version = FORMAT_VERSION_PLAIN if self.last_kind <= KIND_PUT else FORMAT_VERSION
         footer = []
@@ -623,7 +658,17 @@ cdef class TableBuilder:
         properties["external"] = bool(self.external)
         properties["size"] = self.written
         properties["crc32c"] = self.file_crc
+        properties["value_files"] = {self.referenced.items[i].number: self.referenced.items[i].bytes
+                                     for i in range(<int>self.referenced.count)}
         return properties
+
+
+cdef bytes encode_tallies(Tallies* t):
+    cdef size_t i
+    out = b""
+    for i in range(t.count):
+        out += varint(t.items[i].number) + varint(t.items[i].bytes)
+    return out
 
 
 def encode_properties(properties):

@@ -12,6 +12,7 @@ cdef struct Level:
 
 cdef class Version:
     cdef readonly tuple levels          # of tuples of Table
+    cdef readonly dict values           # number -> ValueFile that the tables refer to
     cdef Level* data
     cdef int level_count
 

@@ -145,10 +145,11 @@ cdef Cursor* level_cursor(TableData** tables, int count) noexcept nogil:
 cdef class Version:
     """`levels[0]` newest first, `levels[1:]` in key order and disjoint; each a tuple of Table."""
 
-    def __init__(self, levels):
+    def __init__(self, levels, dict values=None):
         cdef Table table
         cdef int i, j
         self.levels = tuple(tuple(level) for level in levels)
+        self.values = {} if values is None else values
         self.data = <Level*>calloc(len(self.levels) + 1, sizeof(Level))
         if self.data == NULL:
             raise MemoryError

@@ -1,6 +1,6 @@
 """A checkpoint: a directory that opens as a database of its own, made without copying a table.
 
-    tables   hard links (a copy where the target is another file system); nobody ever writes into a table
+    tables   and value files: hard links (a copy where the target is another file system); nobody ever writes into them
     wal/     an empty log: everything was flushed first
     MANIFEST what the source's manifest says, but for the log number; then CURRENT, last
 
@@ -10,11 +10,13 @@ A directory without CURRENT but with tables refuses to open, so a crash in the m
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
-from nokv.engine.manifest.edit import FileMeta, VersionEdit
+from nokv.engine.manifest.edit import FileMeta, ValueFileMeta, VersionEdit
 from nokv.engine.manifest.log import CURRENT, ManifestWriter, manifest_name, write_current
 from nokv.engine.sst.external import place
 from nokv.engine.sst.table import table_name
+from nokv.engine.values import value_name
 from nokv.engine.wal import Wal
 from nokv.env.ports import Files
 from nokv.errors import PreconditionFailed
@@ -26,7 +28,13 @@ FIRST_LOG_NUMBER = 1  # what a new log begins with
 
 
 def write_checkpoint(
-    files: Files, source: str, directory: str, tables: list[FileMeta], families: dict[str, int], last_sequence: int
+    files: Files,
+    source: str,
+    directory: str,
+    tables: list[FileMeta],
+    families: dict[str, int],
+    last_sequence: int,
+    values: list[ValueFileMeta],
 ) -> None:
     """Durable when it returns. On an error nothing of it is left. The caller keeps the tables where they are meanwhile.
     PreconditionFailed if `directory` is there and not empty."""
@@ -35,11 +43,11 @@ def write_checkpoint(
     files.makedirs(directory)
     try:
         new_log(files, f"{directory}/{WAL_DIRECTORY}")
-        for meta in tables:
-            name = table_name(meta.number)
+        names = [table_name(meta.number) for meta in tables] + [value_name(meta.number) for meta in values]
+        for name in names:
             place(files, f"{source}/{name}", f"{directory}/{name}")
-        number = max((meta.number for meta in tables), default=0) + 1
-        write_manifest(files, directory, number, tables, families, last_sequence, FIRST_LOG_NUMBER)
+        number = max([0, *(meta.number for meta in tables), *(meta.number for meta in values)]) + 1
+        write_manifest(files, directory, number, tables, families, last_sequence, FIRST_LOG_NUMBER, values)
     except BaseException:
         with contextlib.suppress(OSError):  # what stays is no database: it has no CURRENT
             _remove(files, directory)
@@ -62,6 +70,7 @@ def write_manifest(
     families: dict[str, int],
     last_sequence: int,
     log_number: int,
+    values: Sequence[ValueFileMeta] = (),
 ) -> None:
     """A manifest of one edit, and CURRENT to name it. Durable when it returns."""
     name = manifest_name(number)
@@ -74,6 +83,7 @@ def write_manifest(
                 last_sequence=last_sequence,
                 families=families,
                 added=tables,
+                values_added=list(values),
             )
         )
     finally:

@@ -283,8 +283,9 @@ class DB(Core, MutableMapping[bytes, bytes]):
     # -- flush and compaction -----------------------------------------------------------------------------------------
     def _submit_flush(self) -> None:
         if not self._flush_queued:
-            self._flush_queued = True
-            self._flush_queued = self._submit(self._flush_executor, self._flush_step)
+            self._flush_queued = True  # before the step, which may run at once
+            if not self._submit(self._flush_executor, self._flush_step):
+                self._flush_queued = False
 
     def _flush_step(self) -> None:
         self._flush_queued = False
@@ -304,16 +305,16 @@ class DB(Core, MutableMapping[bytes, bytes]):
                 return False
             mem = immutables[-1]
             following = immutables[-2] if len(immutables) > 1 else self.view.mem
+            edit = VersionEdit(log_number=following.first_segment, last_sequence=mem.largest_sequence)
             meta = self._versions.write_level0(
-                self._memtable_cursor(mem), snapshots=self.snapshot_sequences(), expired_ms=self._expired_ms()
+                self._memtable_cursor(mem),
+                snapshots=self.snapshot_sequences(),
+                expired_ms=self._expired_ms(),
+                edit=edit,
             )
-            self._versions.apply(
-                VersionEdit(
-                    added=[] if meta is None else [meta],
-                    log_number=following.first_segment,
-                    last_sequence=mem.largest_sequence,
-                )
-            )
+            if meta is not None:
+                edit.added = [meta]
+            self._versions.apply(edit)
             with self._view_lock:
                 view = self.view
                 self.view = View(view.mem, view.immutables[:-1], self._versions.current)
@@ -328,8 +329,9 @@ class DB(Core, MutableMapping[bytes, bytes]):
 
     def _submit_compaction(self) -> None:
         if not self._compaction_queued:
-            self._compaction_queued = True
-            self._compaction_queued = self._submit(self._compaction_executor, self._compaction_step)
+            self._compaction_queued = True  # before the step, which may run at once
+            if not self._submit(self._compaction_executor, self._compaction_step):
+                self._compaction_queued = False
 
     def _compaction_step(self) -> None:
         self._compaction_queued = False
@@ -564,7 +566,7 @@ class DB(Core, MutableMapping[bytes, bytes]):
         return False
 
     def verify(self) -> VerifyReport:
-        """Read and check every byte of every table. Damage is in the report, not raised."""
+        """Read and check every byte of every table and value file. Damage is in the report, not raised."""
         self._check_open()
         return self._versions.verify()
 
@@ -594,7 +596,15 @@ class DB(Core, MutableMapping[bytes, bytes]):
         with self._flush_mutex, self._compaction_mutex:  # no table may be dropped between listing and linking
             versions = self._versions
             tables = [meta for level in versions.current.files() for meta in level]
-            write_checkpoint(self._files, self.path, target, tables, dict(versions.families), versions.last_sequence)
+            write_checkpoint(
+                self._files,
+                self.path,
+                target,
+                tables,
+                dict(versions.families),
+                versions.last_sequence,
+                list(versions.values.metas.values()),
+            )
 
     # -- the mapping --------------------------------------------------------------------------------------------------
     def __getitem__(self, key: bytes) -> bytes:
@@ -769,7 +779,7 @@ def _table_groups(found: dict[str, Any]) -> dict[str, Any]:
         "bytes_read": found.pop("compaction_bytes_read"),
         "bytes_written": found.pop("compaction_bytes_written"),
     }
-    return {"compaction": compaction, "cache": cache, "lsm": found}
+    return {"compaction": compaction, "cache": cache, "values": found.pop("values"), "lsm": found}
 
 
 class _IntervalSyncer:

@@ -181,6 +181,7 @@ class Reader(DB):
                 read_only=True,
                 cache=self._versions.cache,
             )
+            fresh.values.opened = self._versions.values.opened
             try:
                 fresh.recover(create=False, opened=self._opened)
             except (NoKVError, FileNotFoundError):

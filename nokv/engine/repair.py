@@ -20,15 +20,17 @@ from nokv._ext.blockcache import BlockCache
 from nokv._ext.crc32c import crc32c
 from nokv._ext.merge import merge
 from nokv._ext.table import Table
-from nokv._ext.tablebuilder import VersionFilter
+from nokv._ext.tablebuilder import TableBuilder, VersionFilter
+from nokv._ext.valuefile import ValueFile, ValueSink, check_references, decode_reference, resolve_reference
 from nokv._ext.wal import DATA_START, SegmentReader
 from nokv.engine.checkpoint import FIRST_LOG_NUMBER, WAL_DIRECTORY, new_log, write_manifest
 from nokv.engine.db import BATCH_RECORD, LOCK_FILE, open_db
-from nokv.engine.manifest.edit import FileMeta
+from nokv.engine.manifest.edit import FileMeta, ValueFileMeta
 from nokv.engine.manifest.log import CURRENT, manifest_name, manifest_number, read_current, read_manifest
 from nokv.engine.mode import MODE_FILE, STANDALONE, check_open, read_mode
 from nokv.engine.sst.options import LsmOptions
 from nokv.engine.sst.table import WrittenTable, open_table, table_name, table_number, write_table, write_tables
+from nokv.engine.values import value_name, value_number
 from nokv.engine.versions import RESERVED_FAMILIES, VersionSet
 from nokv.engine.wal.recovery import SegmentInfo, _read_info, _read_link, recover, segment_number
 from nokv.env.files import OsFiles
@@ -39,7 +41,7 @@ __all__ = ["CheckReport", "RepairReport", "check", "destroy", "repair"]
 
 LOST = "lost"
 CHUNK = 1024
-DELETE = 0
+DELETE, PUT, EXPIRING_PUT, REFERENCE, EXPIRING_REFERENCE = 0, 1, 2, 4, 5  # kinds (docs/formats/sst.md)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ class _Findings:
     families: dict[str, int] = field(default_factory=dict)
     last_sequence: int = 0
     log_number: int = 0
+    values: dict[int, ValueFile] = field(default_factory=dict)
+    broken: set[int] = field(default_factory=set)  # numbers of value files that are damaged or missing
 
 
 def check(path: str | os.PathLike[str], *, files: Files | None = None) -> CheckReport:
@@ -142,8 +146,7 @@ def destroy(path: str | os.PathLike[str], *, files: Files | None = None) -> None
                     files.remove(f"{path}/{folder}/{name}")
                 files.rmdir(f"{path}/{folder}")
         for name in files.listdir(path):
-            ours = table_number(name) is not None or manifest_number(name) is not None
-            if ours or name in (CURRENT, CURRENT + ".tmp", MODE_FILE):
+            if _is_ours(name) or name in (CURRENT, CURRENT + ".tmp", MODE_FILE):
                 files.remove(f"{path}/{name}")
         files.remove(f"{path}/{LOCK_FILE}")
         files.sync_dir(path)
@@ -151,6 +154,10 @@ def destroy(path: str | os.PathLike[str], *, files: Files | None = None) -> None
             files.rmdir(path)
     finally:
         lock.release()
+
+
+def _is_ours(name: str) -> bool:
+    return any(parse(name) is not None for parse in (table_number, value_number, manifest_number))
 
 
 def _name(path: str | os.PathLike[str]) -> str:
@@ -164,8 +171,7 @@ def _lock(files: Files, path: str, *, shared: bool) -> DirectoryLock:
             names = files.listdir(path)
         except NotADirectoryError:
             raise NotFound(f"{path} is a file, not a database directory") from None
-    known = [name for name in names if table_number(name) is not None or manifest_number(name) is not None]
-    if not known and CURRENT not in names and WAL_DIRECTORY not in names:
+    if not any(map(_is_ours, names)) and CURRENT not in names and WAL_DIRECTORY not in names:
         raise NotFound(f"{path} holds no database")
     try:
         return files.lock(f"{path}/{LOCK_FILE}", shared=shared)
@@ -208,11 +214,18 @@ def _inspect_manifest(files: Files, path: str, found: _Findings) -> None:
         found.last_sequence = versions.last_sequence
         for meta in metas.values():
             _inspect_table(files, f"{path}/{table_name(meta.number)}", cache, meta, found)
+        for value in versions.values.metas.values():
+            _inspect_values(files, f"{path}/{value_name(value.number)}", value.number, value.size, found)
+        _inspect_references(found)
         return
     found.families = {"plain": 0}
     for name in names:
+        number = value_number(name)
         if table_number(name) is not None:
             _inspect_table(files, f"{path}/{name}", cache, None, found)
+        elif number is not None:
+            _inspect_values(files, f"{path}/{name}", number, None, found)
+    _inspect_references(found)
 
 
 def _number(name: str) -> int:
@@ -249,6 +262,35 @@ def _inspect_table(files: Files, path: str, cache: BlockCache, meta: FileMeta | 
         )
         found.last_sequence = max(found.last_sequence, p["max_sequence"])
     found.healthy.append((meta, table))
+
+
+def _inspect_values(files: Files, path: str, number: int, size: int | None, found: _Findings) -> None:
+    """A damaged value file stays among the findings, for the values that can still be read."""
+    try:
+        found.values[number] = ValueFile(files.map_file(path), path, number)
+        if size is not None and found.values[number].size != size:
+            raise Corruption(
+                "the value file has another size", path=path, expected=size, found=found.values[number].size
+            )
+        found.values[number].verify()
+    except FileNotFoundError:
+        found.broken.add(number)
+        found.problems.append(f"{path}: a value file that the manifest names is missing")
+    except (Corruption, OSError) as error:
+        found.broken.add(number)
+        found.problems.append(str(error))
+
+
+def _inspect_references(found: _Findings) -> None:
+    for _, table in found.healthy:
+        numbers = table.properties["value_files"].keys()
+        if not numbers or numbers & found.broken:
+            continue
+        try:
+            check_references(table.cursor(), found.values)
+        except Corruption as error:
+            found.problems.append(str(error))
+            found.broken |= {n for n in numbers if n not in found.values or found.values[n].path == error.path}
 
 
 def _inspect_log(files: Files, path: str, found: _Findings) -> None:
@@ -331,7 +373,7 @@ class _Repair:
         self.found = found
         self.options = LsmOptions()
         names = files.listdir(path)
-        numbers = [table_number(n) or manifest_number(n) or 0 for n in names]
+        numbers = [table_number(n) or value_number(n) or manifest_number(n) or 0 for n in names]
         self.next_number = 1 + max([0, *numbers, *(meta.number for meta, _ in found.healthy)])
         self.lost: list[str] = []
         self.notes: list[str] = []
@@ -339,6 +381,8 @@ class _Repair:
 
     def run(self) -> RepairReport:
         found = self.found
+        if found.broken:
+            self._mend()
         if found.manifest is not None:
             metas = [meta for meta, _ in found.healthy]
             if found.damaged:
@@ -350,7 +394,9 @@ class _Repair:
         if found.log_gap:
             self.notes.append("writes that only the missing part of the log held are lost")
         number = self._take_number()
+        values = self._used_values(metas)
         keep = {table_name(meta.number) for meta in metas} | {manifest_name(number)}
+        keep |= {value_name(meta.number) for meta in values}
         # Order: module docstring. The old CURRENT is replaced in place; a damaged one is kept under another name.
         if not found.current_ok and self.files.exists(f"{self.path}/{CURRENT}"):
             self.files.makedirs(f"{self.path}/{LOST}")
@@ -358,7 +404,7 @@ class _Repair:
             self.files.sync_dir(f"{self.path}/{LOST}")
         log_number = FIRST_LOG_NUMBER if not found.log_ok else 0 if found.log_gap else found.log_number
         self._move_away(keep)
-        write_manifest(self.files, self.path, number, metas, found.families, found.last_sequence, log_number)
+        write_manifest(self.files, self.path, number, metas, found.families, found.last_sequence, log_number, values)
         if found.manifest is not None and self.files.exists(f"{self.path}/{found.manifest}"):
             self._lose(found.manifest)
         if not found.log_ok:
@@ -389,6 +435,71 @@ class _Repair:
         number = self._take_number()
         return number, f"{self.path}/{table_name(number)}"
 
+    def _mend(self) -> None:
+        """Tables that refer to broken value files are written anew: what can be read of these values moves into the
+        table."""
+        found = self.found
+        healthy: list[tuple[FileMeta, Table]] = []
+        lost = 0
+        for meta, table in found.healthy:
+            if not found.broken & table.properties["value_files"].keys():
+                healthy.append((meta, table))
+                continue
+            number, path = self._next_file()
+            with write_table(self.files, number, path, self.options, compression="none", created_ms=0) as (
+                builder,
+                written,
+            ):
+                lost += self._copy_readable(table, builder)
+            if written.properties:
+                mended = written.meta(meta.level)
+                healthy.append((mended, open_table(self.files, path, BlockCache(0), mended)))
+        self.files.sync_dir(self.path)
+        found.healthy = healthy
+        self.notes.append(f"{lost} large values are lost: their keys are missing, or show an older value")
+
+    def _copy_readable(self, table: Table, builder: TableBuilder) -> int:
+        """How many entries could not be copied because their value cannot be read."""
+        cursor = table.cursor()
+        cursor.seek_first()
+        lost = 0
+        while cursor.valid:
+            prefix, sequence, kind, value = cursor.entry
+            cursor.next()
+            if kind in (REFERENCE, EXPIRING_REFERENCE):
+                head = value[:8] if kind == EXPIRING_REFERENCE else b""
+                reference = value[len(head) :]
+                if decode_reference(reference)[0] in self.found.broken:
+                    try:
+                        value = head + resolve_reference(self.found.values, reference)
+                    except Corruption:
+                        lost += 1
+                        continue
+                    kind = PUT if kind == REFERENCE else EXPIRING_PUT
+            builder.add(prefix, None if kind == DELETE else value, sequence, PUT if kind == DELETE else kind)
+        return lost
+
+    def _used_values(self, metas: list[FileMeta]) -> list[ValueFileMeta]:
+        """The value files that these tables refer to, counted anew."""
+        live: dict[int, int] = {}
+        for meta in metas:
+            table = open_table(self.files, f"{self.path}/{table_name(meta.number)}", BlockCache(0), meta)
+            for number, size in table.properties["value_files"].items():
+                live[number] = live.get(number, 0) + size
+        found = []
+        for number, size in live.items():
+            sizes = [record[3] for record in self.found.values[number].records()]
+            found.append(
+                ValueFileMeta(
+                    number=number,
+                    size=self.found.values[number].size,
+                    records=len(sizes),
+                    value_bytes=sum(sizes),
+                    dead_bytes=sum(sizes) - size,
+                )
+            )
+        return found
+
     def _rewrite(self) -> list[FileMeta]:
         """No manifest: nobody knows the levels. Merge all tables by sequence into new ones that do not overlap."""
         found = self.found
@@ -409,6 +520,7 @@ class _Repair:
             compression=self.options.compression,
             created_ms=0,
             table_bytes=self.options.table_bytes,
+            sink=ValueSink({n: file for n, file in found.values.items() if n not in found.broken}),
         )
         self.files.sync_dir(self.path)
         return [table.meta(1) for table in written]
@@ -480,7 +592,7 @@ class _Repair:
         for name in self.files.listdir(self.path):
             if name in keep or name == self.found.manifest:
                 continue
-            if table_number(name) is not None or manifest_number(name) is not None:
+            if _is_ours(name):
                 self._lose(name)
         if self.lost:
             self.files.sync_dir(f"{self.path}/{LOST}")

@@ -41,6 +41,7 @@ from nokv.engine.sst import external
 from nokv.engine.sst.external import ExportedFile
 from nokv.engine.sst.options import LsmOptions
 from nokv.engine.sst.table import join, open_table, table_name, table_number, write_tables
+from nokv.engine.values import ValueFiles, value_name, value_number
 from nokv.env.ports import Clock, Files
 from nokv.errors import Corruption, InvariantError, NotFound, PreconditionFailed, ReadOnly, UsageError
 
@@ -53,12 +54,14 @@ FIRST_FREE_FAMILY = 16
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What `verify` read. `damaged` holds one Corruption per damaged table."""
+    """What `verify` read. `damaged` holds one Corruption per damaged table or value file; `values`: how many lie
+    outside the tables."""
 
     tables: int
     entries: int
     size_bytes: int
     damaged: tuple[Corruption, ...]
+    values: int = 0
 
 
 class VersionSet:
@@ -77,6 +80,7 @@ class VersionSet:
         self.options = options or LsmOptions()
         self.read_only = read_only
         self.cache = cache if cache is not None else BlockCache(self.options.block_cache_bytes)
+        self.values = ValueFiles(path, files, self.options)
         self.current = Version([[] for _ in range(self.options.levels_max)])
         self.families: dict[str, int] = {"plain": 0}
         self.log_number = 0
@@ -113,8 +117,9 @@ class VersionSet:
         metas: dict[int, FileMeta] = {}
         for edit in edits:
             self._fold(edit, metas, manifest_path)
-        self.current = self._version(metas.values(), {} if opened is None else opened)
-        used = [number, *(n for n in map(_file_number, names) if n is not None), *metas]
+        values = self.values.open_all()
+        self.current = Version(self._tables(metas.values(), {} if opened is None else opened), values)
+        used = [number, *(n for n in map(_file_number, names) if n is not None), *metas, *values]
         self._next_file_number = max(self._next_file_number, *(n + 1 for n in used))
         if torn is None and not self.read_only:
             self._remove_leftovers(names, metas)
@@ -157,6 +162,7 @@ class VersionSet:
         for name, family in edit.families.items():
             if self.families.get(name, family) != family:
                 raise Corruption(f"the manifest gives the family {name!r} two ids", path=path)
+        self.values.fold(edit, path)
         self._take_numbers(edit)
 
     def _take_numbers(self, edit: VersionEdit) -> None:
@@ -174,13 +180,16 @@ class VersionSet:
         """Files of a step that a crash cut short. Only with a manifest that ends cleanly; never on a guess."""
         for name in names:
             number = table_number(name)
-            orphan = (number is not None and number not in metas) or (
-                manifest_number(name) is not None and name != self._manifest_name
+            values = value_number(name)
+            orphan = (
+                (number is not None and number not in metas)
+                or (values is not None and values not in self.values.metas)
+                or (manifest_number(name) is not None and name != self._manifest_name)
             )
             if orphan or name == CURRENT + ".tmp":
                 self.files.remove(join(self.path, name))
 
-    def _version(self, metas: Iterable[FileMeta], opened: dict[int, Table]) -> Version:
+    def _tables(self, metas: Iterable[FileMeta], opened: dict[int, Table]) -> list[list[Table]]:
         levels: list[list[FileMeta]] = [[] for _ in range(self.options.levels_max)]
         for meta in metas:
             while meta.level >= len(levels):
@@ -189,7 +198,7 @@ class VersionSet:
         levels[0].sort(key=lambda f: (f.max_sequence, f.number), reverse=True)
         for level in levels[1:]:
             level.sort(key=lambda f: f.smallest)
-        return Version([[self._table(meta, opened) for meta in level] for level in levels])
+        return [[self._table(meta, opened) for meta in level] for level in levels]
 
     def _table(self, meta: FileMeta, opened: dict[int, Table]) -> Table:
         table = opened.get(meta.number)
@@ -226,10 +235,12 @@ class VersionSet:
                 if meta.number in metas:
                     raise InvariantError(f"an edit adds table {meta.number} twice")
                 metas[meta.number] = meta
-            version = self._version(metas.values(), opened)  # opens what is new: damage shows before anything is said
+            tables = self._tables(metas.values(), opened)  # opens what is new: damage shows before anything is said
+            values = self.values.settle(edit, (table for level in tables for table in level))
+            version = Version(tables, values)
             edit.next_file_number = self._next_file_number
             try:
-                if edit.added:
+                if edit.added or edit.values_added:
                     self.files.sync_dir(self.path)
                 if self._manifest is None or self._manifest.size > self.options.manifest_bytes_max:
                     self._roll()
@@ -242,8 +253,9 @@ class VersionSet:
             for number in edit.removed:
                 if number not in metas:
                     self._obsolete[number] = weakref.ref(opened[number])
+            self._unwanted += self.values.install(edit, values)
             self.current = version
-            del opened
+            del opened, tables
         self.remove_obsolete()
 
     def _roll(self) -> None:
@@ -258,6 +270,7 @@ class VersionSet:
                 last_sequence=self.last_sequence,
                 families=dict(self.families),
                 added=[t.meta for tables in self.current.levels for t in tables],
+                values_added=list(self.values.metas.values()),
             )
         )
         self.files.sync_dir(self.path)
@@ -308,11 +321,18 @@ class VersionSet:
 
     # -- flush and compaction -----------------------------------------------------------------------------------------
     def write_level0(
-        self, source: OwnedCursor, *, snapshots: Iterable[int] = (), expired_ms: int = 0
+        self,
+        source: OwnedCursor,
+        *,
+        snapshots: Iterable[int] = (),
+        expired_ms: int = 0,
+        edit: VersionEdit | None = None,
     ) -> FileMeta | None:
         """Everything in `source` (a memtable, or a merge of some) as one level-0 table, synced. None if it is empty.
-        The caller applies VersionEdit(added=[meta], log_number=...)."""
+        The caller applies VersionEdit(added=[meta], log_number=...): with `edit`, that one, to which the value files
+        are added that large values went to."""
         source.seek_first()
+        sink = None if edit is None else self.values.sink(self._new_number)
         written = write_tables(
             self.files,
             source,
@@ -321,7 +341,10 @@ class VersionSet:
             next_file=self.new_file,
             compression="none",
             created_ms=self._now_ms(),
+            sink=sink,
         )
+        if edit is not None:
+            self.values.take(sink, edit)
         if not written:
             return None
         self.flushed_bytes_written += written[0].properties["size"]
@@ -334,7 +357,7 @@ class VersionSet:
         """One compaction step if a level exceeds its bound. `snapshots`: the sequences of all live snapshots, taken
         after any reader that may still appear could not get an older one; `expired_ms`: a moment that no reader looks
         behind (0: none). True: something was done, ask again."""
-        compaction = self.pick()
+        compaction = self.pick() or self.values.pick(self.current)
         if compaction is None:
             self.remove_obsolete()
             return False
@@ -347,9 +370,20 @@ class VersionSet:
         if compaction is None:
             return False
         self.run(compaction, snapshots, expired_ms)
+        self.collect_values(snapshots, expired_ms)
         return True
 
-    def run(self, compaction: Compaction, snapshots: Iterable[int], expired_ms: int = 0) -> None:
+    def collect_values(self, snapshots: Iterable[int], expired_ms: int) -> None:
+        """Leave no garbage in value files but what snapshots see."""
+        while (compaction := self.values.pick(self.current, all_of_it=True)) is not None:
+            self.run(compaction, snapshots, expired_ms, all_garbage=True)
+
+    def run(
+        self, compaction: Compaction, snapshots: Iterable[int], expired_ms: int = 0, *, all_garbage: bool = False
+    ) -> None:
+        garbage = self.values.garbage(all_of_it=all_garbage)
+        in_place = compaction.inputs[0].level == compaction.output_level
+        sink = self.values.sink(self._new_number, rewrite=garbage if in_place else [*garbage, *self.values.small()])
         edit = run_compaction(
             compaction,
             self.current,
@@ -359,7 +393,9 @@ class VersionSet:
             expired_ms=expired_ms,
             next_file=self.new_file,
             created_ms=self._now_ms(),
+            sink=sink,
         )
+        self.values.take(sink, edit)
         self.apply(edit)
         self.compactions += 1
         if not compaction.move:
@@ -367,6 +403,9 @@ class VersionSet:
             self.compacted_bytes_written += sum(f.size for f in edit.added)
         if compaction.inputs[0].level == compaction.output_level - 1 > 0:
             self._turns[compaction.inputs[0].level] = compaction.inputs[0].largest
+
+    def _new_number(self) -> int:
+        return self.new_file()[0]
 
     # -- tables that travel -------------------------------------------------------------------------------------------
     def export(
@@ -408,6 +447,8 @@ class VersionSet:
                 name = table_name(table.meta.number)
                 self.files.link(table.path, join(directory, name))
                 linked.append(ExportedFile.of(name, table.meta))
+        for value in version.values.values():
+            self.files.link(value.path, join(directory, value_name(value.number)))
         self.files.sync_dir(directory)
         return linked
 
@@ -463,7 +504,8 @@ class VersionSet:
         """Read every byte of every live table. Damage is reported, not raised."""
         entries = size = count = 0
         damaged: list[Corruption] = []
-        for tables in self.current.levels:
+        version = self.current
+        for tables in version.levels:
             for table in tables:
                 count += 1
                 size += table.meta.size
@@ -474,7 +516,8 @@ class VersionSet:
                         raise Corruption("the file's checksum differs from the manifest's", path=table.path, offset=0)
                 except Corruption as error:
                     damaged.append(error)
-        return VerifyReport(count, entries, size, tuple(damaged))
+        values, value_bytes, found_bad = self.values.verify(version)
+        return VerifyReport(count, entries, size + value_bytes, (*damaged, *found_bad), values)
 
     def stats(self) -> dict[str, Any]:
         levels = self.current.files()
@@ -495,13 +538,21 @@ class VersionSet:
             "compaction_bytes_read": self.compacted_bytes_read,
             "compaction_bytes_written": self.compacted_bytes_written,
             "block_cache": self.cache.stats(),
+            "values": self.values.stats(),
         }
 
     def check(self) -> None:
         """Invariants, for tests and the simulator."""
         numbers = [f.number for level in self.current.files() for f in level]
         assert len(numbers) == len(set(numbers))
+        numbers += self.values.metas
         assert all(number < self._next_file_number for number in numbers)
+        referenced: dict[int, int] = {}
+        for table in (table for tables in self.current.levels for table in tables):
+            for number, size in table.properties["value_files"].items():
+                referenced[number] = referenced.get(number, 0) + size
+        assert referenced == {n: m.value_bytes - m.dead_bytes for n, m in self.values.metas.items()}
+        assert self.current.values.keys() == self.values.metas.keys()
         assert all(f.max_sequence <= self.last_sequence for level in self.current.files() for f in level)
         newest_first = [f.max_sequence for f in self.current.files()[0]]
         assert newest_first == sorted(newest_first, reverse=True)
@@ -526,5 +577,8 @@ class VersionSet:
 
 
 def _file_number(name: str) -> int | None:
-    number = table_number(name)
-    return number if number is not None else manifest_number(name)
+    for parse in (table_number, value_number, manifest_number):
+        number = parse(name)
+        if number is not None:
+            return number
+    return None

@@ -27,6 +27,8 @@ OPTIONS = {
     "table_bytes": 4096,
     "level_base_bytes": 16384,
     "manifest_bytes_max": 2048,
+    "value_file_threshold": 500,
+    "value_file_bytes": 2048,
 }
 State = dict[bytes, bytes]
 Operation = tuple[str, list[tuple[bytes, bytes | None]], bool]

@@ -54,6 +54,8 @@ class EngineModel(RuleBasedStateMachine):
         l0_files_trigger=st.sampled_from([2, 4]),
         level_base_bytes=st.sampled_from([4096, 1 << 20]),
         block_bytes=st.sampled_from([256, 4096]),
+        value_file_threshold=st.sampled_from([0, 1, 60, 64 << 10]),
+        value_file_bytes=st.sampled_from([1024, 1 << 20]),
         inline=st.booleans(),
     )
     def start(self, inline: bool, **options: Any) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 
 from nokv._ext.tablebuilder import VersionFilter
+from nokv._ext.valuefile import ValueSink
 from nokv._ext.version import Version
 from nokv.engine.compaction.picker import Compaction
 from nokv.engine.manifest.edit import VersionEdit
@@ -26,6 +27,7 @@ def run_compaction(
     expired_ms: int,
     next_file: Callable[[], tuple[int, str]],
     created_ms: int,
+    sink: ValueSink | None = None,
 ) -> VersionEdit:
     """The edit that replaces the inputs by what was written (synced, names not yet). `version` must hold the inputs."""
     numbers = [meta.number for meta in compaction.inputs]
@@ -46,6 +48,7 @@ def run_compaction(
         compression=options.compression if compaction.compress else "none",
         created_ms=created_ms,
         table_bytes=options.table_bytes,
+        sink=sink,
     )
     edit.added = [table.meta(compaction.output_level) for table in written]
     return edit

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 
 from nokv.errors import Corruption, NotSupported
 
-__all__ = ["FileMeta", "VersionEdit", "decode_edit", "encode_edit"]
+__all__ = ["FileMeta", "ValueFileMeta", "VersionEdit", "decode_edit", "encode_edit"]
 
 EDIT_VERSION = 1
 END = 0xA5  # never zero: tells a record that ends in zeros from one whose end was not written
 FAMILIES_MAX = 255
 LEVELS_MAX = 16
 LOG_NUMBER, NEXT_FILE_NUMBER, LAST_SEQUENCE, ADD_FILE, REMOVE_FILE, FAMILY = 1, 2, 3, 4, 5, 6
+ADD_VALUES, REMOVE_VALUES, DEAD_VALUES = 7, 8, 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,17 @@ class FileMeta:
     global_sequence: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueFileMeta:
+    """One value file. `dead_bytes` of its `value_bytes` belong to values that no table refers to."""
+
+    number: int
+    size: int
+    records: int
+    value_bytes: int
+    dead_bytes: int = 0
+
+
 @dataclass(slots=True, kw_only=True)
 class VersionEdit:
     """What changes. A file number in both `removed` and `added` moves to another level."""
@@ -46,6 +58,9 @@ class VersionEdit:
     added: list[FileMeta] = field(default_factory=list)
     removed: list[int] = field(default_factory=list)
     families: dict[str, int] = field(default_factory=dict)
+    values_added: list[ValueFileMeta] = field(default_factory=list)
+    values_removed: list[int] = field(default_factory=list)
+    values_dead: dict[int, int] = field(default_factory=dict)  # dead bytes of a file from now on
 
 
 def varint(value: int) -> bytes:
@@ -78,6 +93,13 @@ def encode_edit(edit: VersionEdit) -> bytes:
         out += varint(REMOVE_FILE) + counted(varint(number))
     for meta in edit.added:
         out += varint(ADD_FILE) + counted(encode_file(meta))
+    for value in edit.values_added:
+        numbers = (value.number, value.size, value.records, value.value_bytes, value.dead_bytes)
+        out += varint(ADD_VALUES) + counted(b"".join(map(varint, numbers)))
+    for number in edit.values_removed:
+        out += varint(REMOVE_VALUES) + counted(varint(number))
+    for number, dead in edit.values_dead.items():
+        out += varint(DEAD_VALUES) + counted(varint(number) + varint(dead))
     out.append(END)
     return bytes(out)
 
@@ -154,6 +176,18 @@ def decode_edit(payload: bytes, *, path: str = "", offset: int = 0) -> VersionEd
             edit.removed.append(f.varint())
         elif tag == ADD_FILE:
             edit.added.append(decode_file(f))
+        elif tag == ADD_VALUES:
+            number, size, records, value_bytes, dead = (f.varint() for _ in range(5))
+            if value_bytes > size or dead > value_bytes or not records:
+                raise f.damaged("a version edit describes an impossible value file")
+            edit.values_added.append(
+                ValueFileMeta(number=number, size=size, records=records, value_bytes=value_bytes, dead_bytes=dead)
+            )
+        elif tag == REMOVE_VALUES:
+            edit.values_removed.append(f.varint())
+        elif tag == DEAD_VALUES:
+            number = f.varint()
+            edit.values_dead[number] = f.varint()
         elif tag == FAMILY:
             family = f.varint()
             try:

@@ -17,6 +17,7 @@ from nokv._ext.blockcache import BlockCache
 from nokv._ext.crc32c import crc32c
 from nokv._ext.table import Table
 from nokv._ext.tablebuilder import VersionFilter
+from nokv._ext.valuefile import ValueSink
 from nokv._ext.version import Version
 from nokv.engine.manifest.edit import FileMeta
 from nokv.engine.manifest.log import write_all
@@ -101,6 +102,7 @@ def export(
     files.makedirs(directory)
     source = version.cursor()
     made: list[WrittenTable] = []
+    sink = ValueSink(version.values, inlines=True) if version.values else None  # what travels travels whole
     try:
         for first, last in bounds:
             source.seek(first + LOWEST_TRAILER)
@@ -117,6 +119,7 @@ def export(
                     created_ms=created_ms,
                     external=True,
                     families=encode_families(named),
+                    sink=sink,
                 ) as (builder, written):
                     more = builder.fill(source, versions, options.table_bytes, last)
                 if written.properties:

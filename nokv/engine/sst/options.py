@@ -24,6 +24,9 @@ BOUNDS = {
     "level_growth": (2, 1000),
     "levels_max": (2, 16),
     "manifest_bytes_max": (1, 1 << 30),
+    "value_file_threshold": (0, 1 << 30),
+    "value_file_bytes": (1024, 1 << 40),
+    "value_garbage_percent": (1, 100),
 }
 
 
@@ -45,6 +48,9 @@ class LsmOptions:
     level_growth: int = 10
     levels_max: int = 7
     manifest_bytes_max: int = 1 << 20  # a longer manifest is replaced by a fresh one
+    value_file_threshold: int = 64 << 10  # values this large lie outside the tables; 0: none does
+    value_file_bytes: int = 256 << 20  # about where a value file ends
+    value_garbage_percent: int = 50  # a value file with more garbage than this is rewritten
 
     def __post_init__(self) -> None:
         if self.compression not in COMPRESSIONS:

@@ -16,6 +16,7 @@ from nokv._ext.blockcache import BlockCache
 from nokv._ext.merge import OwnedCursor
 from nokv._ext.table import Table
 from nokv._ext.tablebuilder import TableBuilder, VersionFilter
+from nokv._ext.valuefile import ValueSink
 from nokv.engine.manifest.edit import FileMeta
 from nokv.engine.sst.options import LsmOptions
 from nokv.env.ports import Files
@@ -74,7 +75,14 @@ class WrittenTable:
 
 
 def new_builder(
-    file: Any, options: LsmOptions, *, compression: str, created_ms: int, external: bool = False, families: bytes = b""
+    file: Any,
+    options: LsmOptions,
+    *,
+    compression: str,
+    created_ms: int,
+    external: bool = False,
+    families: bytes = b"",
+    sink: ValueSink | None = None,
 ) -> TableBuilder:
     return TableBuilder(
         file,
@@ -86,6 +94,7 @@ def new_builder(
         created_ms=created_ms,
         external=external,
         families=families,
+        sink=sink,
     )
 
 
@@ -100,6 +109,7 @@ def write_table(
     created_ms: int,
     external: bool = False,
     families: bytes = b"",
+    sink: ValueSink | None = None,
 ) -> Iterator[tuple[TableBuilder, WrittenTable]]:
     """Fill the builder inside the block. After it the file is complete and synced (its name is not), or, if nothing was
     added or the block raised, gone."""
@@ -107,7 +117,13 @@ def write_table(
     written = WrittenTable(number, path, {})
     try:
         builder = new_builder(
-            file, options, compression=compression, created_ms=created_ms, external=external, families=families
+            file,
+            options,
+            compression=compression,
+            created_ms=created_ms,
+            external=external,
+            families=families,
+            sink=sink,
         )
         yield builder, written
         if builder.entries:
@@ -133,21 +149,26 @@ def write_tables(
     compression: str,
     created_ms: int,
     table_bytes: int = EVERYTHING,
+    sink: ValueSink | None = None,
 ) -> list[WrittenTable]:
-    """Everything from where `source` stands, in tables of about `table_bytes`. If it raises, no file is left."""
+    """Everything from where `source` stands, in tables of about `table_bytes`; large values go to `sink`, whose files
+    are synced too. If it raises, no file is left."""
     made: list[WrittenTable] = []
     more = source.valid
     try:
         while more:
             number, path = next_file()
-            with write_table(files, number, path, options, compression=compression, created_ms=created_ms) as (
-                builder,
-                written,
-            ):
+            with write_table(
+                files, number, path, options, compression=compression, created_ms=created_ms, sink=sink
+            ) as (builder, written):
                 more = builder.fill(source, versions, table_bytes)
             if written.properties:
                 made.append(written)
+        if sink is not None:
+            sink.finish()
     except Exception:
+        if sink is not None:
+            sink.abort()
         with contextlib.suppress(OSError):
             for written in made:
                 files.remove(written.path)
