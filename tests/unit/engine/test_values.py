@@ -301,7 +301,7 @@ def made_file() -> bytes:
     sink = ValueSink({}, threshold=1, create=lambda: (7, "d/000007.val", files.create("d/000007.val")))
     from nokv._ext.memtable import MemTable
     from nokv._ext.tablebuilder import TableBuilder, VersionFilter
-    from nokv.engine.db import Core
+    from nokv._ext.db import Core
 
     mem = MemTable(1)
     for n in range(5):
@@ -385,7 +385,7 @@ def test_the_reference_names_a_file_that_is_there_after_any_crash() -> None:
             break
         crashed += 1
         for mode in ("drop", "random", "torn"):
-            image = files.crash_clone(mode, seed=k)  # type: ignore[arg-type]
+            image = files.crash_clone(mode, seed=k)
             with nokv.open("db", files=image, executor=StepExecutor(inline=True), **SMALL) as db:
                 found = dict(db)
                 assert found in history[-2:], (k, mode)
