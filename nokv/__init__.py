@@ -4,19 +4,14 @@
     with nokv.open("data") as db:
         db.put(b"key", b"value")
 
-The public surface and nothing else. What speaks to a cluster (`nokv.connect`) loads on first use: importing this module
-loads
-neither grpc nor asyncio.
+The public surface and nothing else: importing it loads the error classes, and everything else loads on first use. So
+`nokv.open` brings the engine, `nokv.connect` grpc and asyncio, and `nokv --version` neither.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nokv._ext.batch import WriteBatch
-from nokv._ext.db import Family, Snapshot
-from nokv.engine.db import DB
-from nokv.engine.db import open_db as open
 from nokv.errors import (
     Busy,
     BytesRequired,
@@ -46,8 +41,12 @@ from nokv.errors import (
 )
 
 if TYPE_CHECKING:
+    from nokv._ext.batch import WriteBatch
+    from nokv._ext.db import Family, Snapshot
     from nokv._ext.iterator import Iterator
     from nokv.client import connect
+    from nokv.engine.db import DB
+    from nokv.engine.db import open_db as open
     from nokv.engine.repair import check, destroy, repair
     from nokv.engine.transaction import Transaction
 
@@ -93,21 +92,30 @@ __all__ = [
 ]
 
 
+_HOMES = {
+    "DB": ("nokv.engine.db", "DB"),
+    "Family": ("nokv._ext.db", "Family"),
+    "Iterator": ("nokv._ext.iterator", "Iterator"),
+    "Snapshot": ("nokv._ext.db", "Snapshot"),
+    "Transaction": ("nokv.engine.transaction", "Transaction"),
+    "WriteBatch": ("nokv._ext.batch", "WriteBatch"),
+    "check": ("nokv.engine.repair", "check"),
+    "connect": ("nokv.client", "connect"),
+    "destroy": ("nokv.engine.repair", "destroy"),
+    "open": ("nokv.engine.db", "open_db"),
+    "repair": ("nokv.engine.repair", "repair"),
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name == "connect":
-        from nokv.client import connect
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'nokv' has no attribute {name!r}")
+    from importlib import import_module
 
-        return connect
-    if name in ("check", "destroy", "repair"):
-        from nokv.engine import repair
+    found = globals()[name] = getattr(import_module(home[0]), home[1])
+    return found
 
-        return getattr(repair, name)
-    if name == "Transaction":
-        from nokv.engine.transaction import Transaction
 
-        return Transaction
-    if name == "Iterator":
-        from nokv._ext.iterator import Iterator
-
-        return Iterator
-    raise AttributeError(f"module 'nokv' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

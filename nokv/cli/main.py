@@ -7,13 +7,11 @@ silent.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import importlib
 import os
 import sys
-import traceback
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 try:
     import click
@@ -22,6 +20,9 @@ except ImportError:  # the one extra without which nothing here works
     raise SystemExit(2) from None
 
 from nokv.errors import NoKVError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 __all__ = ["LazyGroup", "cli", "main", "run", "run_command"]
 
@@ -54,10 +55,20 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.lazy and not args[0].startswith("-"):
+            import difflib
+
             near = difflib.get_close_matches(args[0], self.lazy, n=1)
             hint = f" Did you mean `{near[0]}`?" if near else ""
             raise click.UsageError(f"no such command `{args[0]}`.{hint}", ctx)
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Click would load every candidate for its line of help."""
+        from click.shell_completion import CompletionItem
+
+        names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        return [*(CompletionItem(name, help=self.lazy[name][1]) for name in names), *options]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -102,9 +113,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from nokv.cli.version import nokv_version
+        from nokv import __version__
 
-        click.echo(f"nokv {nokv_version()}")
+        click.echo(f"nokv {__version__}")
         ctx.exit()
 
 
@@ -196,6 +207,8 @@ def _say(what: str, why: str, hint: str) -> None:
 
 def _debug() -> None:
     if os.environ.get("NOKV_DEBUG", "") not in ("", "0"):
+        import traceback
+
         traceback.print_exc()
 
 

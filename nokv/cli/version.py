@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import platform
 import sys
-from importlib import metadata
 
 import click
 
+import nokv
 from nokv.cli.output import emit, output_option
 
-__all__ = ["nokv_version", "version"]
-
-
-def nokv_version() -> str:
-    import nokv
-
-    found = getattr(nokv, "__version__", None)
-    if isinstance(found, str):
-        return found
-    try:
-        return metadata.version("nokv")
-    except metadata.PackageNotFoundError:
-        return "unknown (not installed)"
+__all__ = ["version"]
 
 
 @click.command()
 @output_option
 def version(output: str) -> None:
     """Versions of NoKV and what it runs on."""
+    from importlib import metadata
+
     packages = {}
     for name in (
         "zstandard",
@@ -45,7 +35,7 @@ def version(output: str) -> None:
         except metadata.PackageNotFoundError:
             packages[name] = "missing"
     payload = {
-        "nokv": nokv_version(),
+        "nokv": nokv.__version__,
         "python": platform.python_version(),
         "platform": f"{sys.platform} {platform.machine()}",
         "packages": packages,
