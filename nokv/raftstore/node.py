@@ -240,6 +240,8 @@ class StoreNode:
             node_of=store.node_of,
             on_unknown_group=store.on_unknown_group,
             on_fatal=self._on_fatal,
+            silent_ticks=options.election_ticks,
+            beat_ticks=options.heartbeat_ticks,
         )
         transport.attach(host, store.snapshots)
         store.attach(host)

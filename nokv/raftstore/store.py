@@ -67,6 +67,8 @@ UNINITIALISED_TICKS_MAX = 600
 class StoreOptions:
     election_ticks: int = 10
     heartbeat_ticks: int = 2
+    quiet_after_ticks: int = 10
+    """A region without requests for so long costs nothing until the next one. 0: it is ticked for ever."""
     outstanding_requests_max: int = 65_536  # per region; then Busy
     deadline_ms_default: int = 5_000
     log_entries_max: int = 20_000  # a longer log is cut, below what has been flushed
@@ -201,6 +203,7 @@ class RegionStore:
             max_uncommitted_entries_size=options.max_uncommitted_bytes,
             disable_proposal_forwarding=True,
             step_down_on_removal=True,
+            quiet_after_ticks=options.quiet_after_ticks,
         )
         peer = StorePeer(self, region_id, peer_id, RawNode(config, log, self._randrange), log, region, applied)
         log.snapshot_source = lambda: self.snapshots.source(peer)
