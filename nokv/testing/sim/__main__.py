@@ -1,4 +1,4 @@
-"""python -m nokv.testing.sim raft --seeds 0:200 [--mutant NAME] | raft --mutants [--seeds 0:500]
+"""python -m nokv.testing.sim raft|control --seeds 0:200 [--mutant NAME] | raft|control --mutants [--seeds 0:500]
 python -m nokv.testing.sim lease [--states 200000]"""
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from nokv.testing.sim.lease import SETTINGS, VARIANTS, Setting, explore
-from nokv.testing.sim.mutants import MUTANTS
-from nokv.testing.sim.seeds import first_found, run_seed
+from nokv.testing.sim.seeds import SYSTEMS, first_found, run_seed
 
 LEASE_DEPTH_MAX = 40
 
@@ -26,8 +25,8 @@ def _seeds(text: str) -> range:
     return range(int(first), int(last) if last else int(first) + 1)
 
 
-def _replay(seed: int, mutant: str) -> str:
-    return f"python -m nokv.testing.sim raft --seeds {seed}:{seed + 1}" + (f" --mutant {mutant}" if mutant else "")
+def _replay(system: str, seed: int, mutant: str) -> str:
+    return f"python -m nokv.testing.sim {system} --seeds {seed}:{seed + 1}" + (f" --mutant {mutant}" if mutant else "")
 
 
 @contextmanager
@@ -40,29 +39,25 @@ def _mapper(processes: int) -> Iterator[Callable[..., Iterator[Any]]]:
         yield lambda call, *items: pool.map(call, *items, chunksize=4 if call is run_seed else 1)
 
 
-def run_raft(seeds: range, mutant: str, *, twice: bool, processes: int = 1) -> int:
+def run_seeds(system: str, seeds: range, mutant: str, *, twice: bool, processes: int = 1) -> int:
     """Exit code: 0 if no invariant was violated."""
     started = time.perf_counter()
     faults: dict[str, int] = {}
     failed = events = operations = 0
     with _mapper(min(processes, len(seeds) // 8)) as run:
-        for outcome in run(run_seed, seeds, repeat(mutant), repeat(twice)):
+        for outcome in run(run_seed, repeat(system), seeds, repeat(mutant), repeat(twice)):
             report = outcome.report
             if report is None:
                 failed += 1
-                print(
-                    f"seed {outcome.seed}: {outcome.violation}\n  replay: {_replay(outcome.seed, mutant)}", flush=True
-                )
+                replay = _replay(system, outcome.seed, mutant)
+                print(f"seed {outcome.seed}: {outcome.violation}\n  replay: {replay}", flush=True)
                 continue
             events += report.events
             operations += report.operations
             for kind, count in report.faults.items():
                 faults[kind] = faults.get(kind, 0) + count
             if len(seeds) <= 4:
-                print(
-                    f"seed {outcome.seed}: trace {report.trace:08x}, {report.events} events, {report.entries} "
-                    f"entries, healed after {report.healed_after} ticks/100"
-                )
+                print(f"seed {outcome.seed}: trace {report.trace:08x}, {report}")
     elapsed = time.perf_counter() - started
     listed = " ".join(f"{kind}={count}" for kind, count in sorted(faults.items()))
     print(
@@ -72,12 +67,12 @@ def run_raft(seeds: range, mutant: str, *, twice: bool, processes: int = 1) -> i
     return 1 if failed else 0
 
 
-def run_mutants(seeds: range, *, processes: int = 1) -> int:
+def run_mutants(system: str, seeds: range, *, processes: int = 1) -> int:
     """Print how many seeds each planted bug survives. Exit code 1 if one survives all."""
     survivors = 0
     print(f"{'mutant':28} {'seeds':>6}  found as")
     with _mapper(processes) as run:
-        for name, count, violation in run(first_found, MUTANTS, repeat(seeds)):
+        for name, count, violation in run(first_found, repeat(system), SYSTEMS[system].mutants, repeat(seeds)):
             if count:
                 print(f"{name:28} {count:6}  {violation[:100]}", flush=True)
             else:
@@ -110,9 +105,9 @@ def run_lease(states_max: int) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nokv.testing.sim")
-    parser.add_argument("system", choices=["raft", "lease"])
+    parser.add_argument("system", choices=[*SYSTEMS, "lease"])
     parser.add_argument("--seeds", type=_seeds, default=None, metavar="FIRST:END")
-    parser.add_argument("--mutant", choices=sorted(MUTANTS), default="", help="run with this planted bug")
+    parser.add_argument("--mutant", default="", help="run with this planted bug")
     parser.add_argument("--mutants", action="store_true", help="how many seeds does each planted bug survive?")
     parser.add_argument("--twice", action="store_true", help="run each seed twice and compare the traces")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="run seeds side by side")
@@ -120,9 +115,17 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.system == "lease":
         return run_lease(options.states)
+    if options.mutant and options.mutant not in SYSTEMS[options.system].mutants:
+        parser.error(f"no mutant {options.mutant!r}; there are {', '.join(SYSTEMS[options.system].mutants)}")
     if options.mutants:
-        return run_mutants(options.seeds or range(500), processes=options.processes)
-    return run_raft(options.seeds or range(200), options.mutant, twice=options.twice, processes=options.processes)
+        return run_mutants(options.system, options.seeds or range(500), processes=options.processes)
+    return run_seeds(
+        options.system,
+        options.seeds or range(200),
+        options.mutant,
+        twice=options.twice,
+        processes=options.processes,
+    )
 
 
 if __name__ == "__main__":

@@ -65,6 +65,9 @@ class SimReport:
     entries: int
     healed_after: int
 
+    def __str__(self) -> str:
+        return f"{self.events} events, {self.entries} entries, healed after {self.healed_after} ticks/100"
+
 
 @dataclass(slots=True)
 class Pending:

@@ -1,11 +1,11 @@
 """What must hold in the control plane, whatever happens to it. Pure: told what is seen, it says what is wrong.
 
-    log                one event a revision, on every replica and for ever; `state == fold(log)`
-    acknowledged       an event acknowledged with a token stands in the log at or before it
-    ids, timestamps    each once; below the fence that the log has; a request after an acknowledged one gets larger ones
-    lease              values come from one era after the other; at most one coordinator serves; the log passes its audit
-    tails              tokens never go back, no event is skipped
-    routes             what the truth was at the revision they name, and as fresh as was asked
+log                one event a revision, on every replica and for ever; `state == fold(log)`
+acknowledged       an event acknowledged with a token stands in the log at or before it
+ids, timestamps    each once; below the fence that the log has; a request after an acknowledged one gets larger ones
+lease              values come from one era after the other; at most one coordinator serves; the log passes its audit
+tails              tokens never go back, no event is skipped
+routes             what the truth was at the revision they name, and as fresh as was asked
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from __future__ import annotations
 import bisect
 import zlib
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from nokv.coordinator.view import Route
 from nokv.metaroot.audit import audit
-from nokv.metaroot.events import RootEvent, RootRecord, RootToken
+from nokv.metaroot.events import EventKind, RootEvent, RootRecord, RootToken, event_kind
 from nokv.metaroot.state import RootState
+from nokv.testing.sim.values import Violation
 
-__all__ = ["Checker", "Violation"]
+__all__ = ["Checker", "TailChecker"]
 
 
-class Violation(AssertionError):
-    """An invariant does not hold. The message says which, and what was seen."""
+FOLDABLE = frozenset({EventKind.ALLOCATOR_FENCED, EventKind.LEASE_RENEWED})
+"""What a later event of the same kind may make meaningless."""
 
 
 class Values:
@@ -174,11 +175,16 @@ class TailChecker:
             self._checker.is_fold(self.who, state)
             self.revision = state.last.revision
         for record in records:
-            if record.token.revision != self.revision + 1:
-                raise Violation(f"{self.who}: the tail went from {self.revision} to {record.token.revision}")
-            if self._checker.records[self.revision] != record:
-                raise Violation(f"{self.who}: the tail tells {record}, the log {self._checker.records[self.revision]}")
-            self.revision += 1
+            revision = record.token.revision
+            log = self._checker.records
+            if not revision - record.folded - 1 <= self.revision < revision <= len(log):
+                raise Violation(f"{self.who}: the tail went from {self.revision} to {revision}")
+            for skipped in log[self.revision : revision - 1]:
+                if event_kind(skipped.event) not in FOLDABLE:
+                    raise Violation(f"{self.who}: the tail left out {skipped}")
+            if log[revision - 1] != replace(record, folded=0):
+                raise Violation(f"{self.who}: the tail tells {record}, the log {log[revision - 1]}")
+            self.revision = revision
 
 
 def _difference(expected: RootState, found: RootState) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from nokv.coordinator.client import CoordinatorClient
 from nokv.coordinator.node import Freshness
-from nokv.errors import Busy, DeadlineExceeded, Indeterminate, NotFound, NotLeader, Unavailable
+from nokv.errors import Busy, DeadlineExceeded, Indeterminate, NotFound, NotLeader, PreconditionFailed, Unavailable
 from nokv.metaroot.client import RootClient
 from nokv.metaroot.events import (
     NO_TOKEN,
@@ -26,8 +26,9 @@ from nokv.metaroot.events import (
     removal_id,
 )
 from nokv.region import Peer, Region, RegionEpoch, Store
-from nokv.testing.sim.control.checker import Checker, TailChecker, Violation
+from nokv.testing.sim.control.checker import Checker, TailChecker
 from nokv.testing.sim.control.host import Life, VirtualLoop
+from nokv.testing.sim.values import Violation
 
 __all__ = ["SimClient"]
 
@@ -68,6 +69,7 @@ class SimClient:
         )
         self._next_peer = 100 * number + 2
         self._made = False
+        self._cancelled: set[str] = set()
 
     def start(self) -> None:
         for work in (self._numbers, self._truth, self._follow):
@@ -148,8 +150,9 @@ class SimClient:
             self._next_peer += 1
             target = region.with_peers((*region.peers, peer))
             name = addition_id(region, peer)
-            await self._publish(PeerAdditionPlanned(name, peer, target))
+            await self._plan(PeerAdditionPlanned(name, peer, target))
             if choice < 0.5:
+                self._cancelled.add(name)
                 await self._publish(PeerAdditionCancelled(name, region.region_id))
                 return
             self.region = target
@@ -157,9 +160,23 @@ class SimClient:
         else:
             target = region.with_peers(tuple(peer for peer in region.peers if peer is not spare))
             name = removal_id(region, spare)
-            await self._publish(PeerRemovalPlanned(name, spare, target))
+            await self._plan(PeerRemovalPlanned(name, spare, target))
             self.region = target
             await self._publish(PeerRemoved(name, spare, target))
+
+    async def _plan(self, event: PeerAdditionPlanned | PeerRemovalPlanned) -> None:
+        """A call that was given up may still plan what was cancelled meanwhile; then it is cancelled again."""
+        while True:
+            try:
+                await self._publish(event)
+                return
+            except PreconditionFailed as error:
+                pending = (await self.roots.snapshot(timeout_s=TIMEOUT_S)).pending.get(self.region.region_id)
+                if pending is None:
+                    continue  # its cancellation overtook us
+                if pending.transition_id not in self._cancelled:
+                    raise Violation(f"{event} is refused: {error}") from error
+                await self._publish(PeerAdditionCancelled(pending.transition_id, self.region.region_id))
 
     async def _read(self) -> None:
         freshness = self.dice.choice((Freshness.BEST_EFFORT, Freshness.BOUNDED, Freshness.STRONG))

@@ -136,6 +136,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         """For what no process can stop: the network, faults."""
         return self.call_later(delay_s, callback, *args, context=self._world)
 
+    def world_at(self, when_ns: int, callback: Callable[..., Any], *args: Any) -> VirtualHandle:
+        return self._at(when_ns, callback, args, self._world)
+
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
 
@@ -185,7 +188,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._ready.extend(handles)
 
     def run_until(self, end_ns: int, done: Callable[[], bool] | None = None) -> bool:
-        """Everything that is due up to `end_ns`; ends early once `done` (asked whenever time moves). False: not done."""
+        """Everything due up to `end_ns`; ends early once `done` (asked whenever time moves). False: not done."""
         ready, timers = self._ready, self._timers
         while True:
             while ready:

@@ -14,9 +14,10 @@ from nokv.metaroot.server import ROOT_GROUP_ID, RootConfig, RootServer, ServerPo
 from nokv.testing.executor import StepExecutor
 from nokv.testing.files import CrashFiles, CrashMode, CrashPoint
 from nokv.testing.network import SimNetwork
-from nokv.testing.sim.control.checker import Checker, Violation
+from nokv.testing.sim.control.checker import Checker
 from nokv.testing.sim.control.host import Life, SimClock, VirtualLoop, discard
 from nokv.testing.sim.control.transport import RaftPort, RpcNetwork
+from nokv.testing.sim.values import Violation
 
 __all__ = ["CoordinatorProcess", "Process", "RootProcess"]
 

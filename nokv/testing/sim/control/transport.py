@@ -1,11 +1,12 @@
 """gRPC without gRPC: channels and servers in virtual time, and Raft's messages beside them.
 
-Generated stubs and `add_..._to_server` take these objects as if they were `grpc.aio`'s, so that services and clients run
-unmodified: the same serializers, status codes and trailers, deadlines and cancellation that reach the handler. What the
-network may do to a call:
+Generated stubs and `add_..._to_server` take these objects as if they were `grpc.aio`'s, so that services and clients
+run unmodified: the same serializers, status codes and trailers, deadlines and cancellation that reach the handler.
+What the network may do to a call:
 
     late        a drawn delay each way; messages of one stream keep their order, calls do not
-    lost        the request, or the answer of a call that was executed; found by the deadline, or told as UNAVAILABLE
+    lost        the request, or the answer of a call that was executed; found by the deadline, or told as UNAVAILABLE;
+                a lost request may turn up seconds later all the same, when its caller has gone elsewhere
     repeated    a request is executed twice; the second answer is dropped
     blocked     one direction between two processes
     reset       the server dies: open calls end with UNAVAILABLE, or in silence
@@ -30,6 +31,7 @@ from nokv.testing.sim.control.host import Life, VirtualLoop
 __all__ = ["Links", "RaftPort", "RpcChannel", "RpcNetwork", "RpcServer"]
 
 STREAM_WINDOW = 8
+LATE_S_MAX = 5.0
 Observer = Callable[[str, str, Any], None]
 """(server's process, method, response message), when a handler of a living server has answered."""
 
@@ -46,6 +48,7 @@ class Links:
         self.blocked: set[tuple[int, int]] = set()
         self.lost = 0
         self.repeated = 0
+        self.late = 0
 
     def delay(self) -> float:
         return self.dice.uniform(*self.delay_s)
@@ -90,7 +93,7 @@ def _status(code: grpc.StatusCode, details: str, trailers: tuple[tuple[str, str 
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*trailers), details)
 
 
-class _Abort(Exception):  # noqa: N818  (as grpc's AbortError: control flow of a handler)
+class _Abort(Exception):
     def __init__(self, code: grpc.StatusCode, details: str, trailers: tuple[tuple[str, str | bytes], ...]) -> None:
         super().__init__(details)
         self.code = code
@@ -156,7 +159,11 @@ class RpcChannel:
         self.closed = False
 
     def unary_unary(
-        self, path: str, request_serializer: Any = None, response_deserializer: Any = None, _registered_method: Any = None
+        self,
+        path: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: Any = None,
     ) -> Callable[..., asyncio.Future[Any]]:
         def call(request: Any, *, timeout: float | None = None, metadata: Any = None) -> asyncio.Future[Any]:
             return _Unary(self, path, request_serializer(request), response_deserializer, timeout).answer
@@ -164,7 +171,11 @@ class RpcChannel:
         return call
 
     def unary_stream(
-        self, path: str, request_serializer: Any = None, response_deserializer: Any = None, _registered_method: Any = None
+        self,
+        path: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: Any = None,
     ) -> Callable[..., _Stream]:
         def call(request: Any, *, timeout: float | None = None, metadata: Any = None) -> _Stream:
             return _Stream(self, path, request_serializer(request), response_deserializer, timeout)
@@ -211,6 +222,9 @@ class _Call:
             self._later(self.links.delay(), self.fail, grpc.StatusCode.UNAVAILABLE, "connection refused")
         elif not self.links.carries(self.client.node_id, target.life.node_id):
             self._vanished()
+            if self.repeatable and self.links.dice.random() < 0.3:
+                self.links.late += 1
+                self.loop.world_later(self.links.dice.uniform(0.3, LATE_S_MAX), self._arrive)
         else:
             self.loop.world_later(self.links.delay(), self._arrive)
             if self.repeatable and self.links.duplication and self.links.dice.random() < self.links.duplication:
@@ -230,9 +244,9 @@ class _Call:
         """The server's side is gone."""
         for task in self.tasks:
             task.cancel()
-        if self._server_id is not None and self.links.open(self._server_id, self.client.node_id):
-            if self.links.dice.random() < 0.7:
-                self._later(self.links.delay(), self.fail, grpc.StatusCode.UNAVAILABLE, "connection reset by peer")
+        told = self._server_id is not None and self.links.open(self._server_id, self.client.node_id)
+        if told and self.links.dice.random() < 0.7:
+            self._later(self.links.delay(), self.fail, grpc.StatusCode.UNAVAILABLE, "connection reset by peer")
 
     # -- the server's half --------------------------------------------------------------------------------------------
     def _arrive(self) -> None:
@@ -281,9 +295,7 @@ class _Call:
             self._vanished()
 
     # -- the client's half --------------------------------------------------------------------------------------------
-    def fail(
-        self, code: grpc.StatusCode, details: str, trailers: tuple[tuple[str, str | bytes], ...] = ()
-    ) -> None:
+    def fail(self, code: grpc.StatusCode, details: str, trailers: tuple[tuple[str, str | bytes], ...] = ()) -> None:
         raise NotImplementedError
 
     def hang_up(self) -> None:
@@ -321,9 +333,7 @@ class _Unary(_Call):
             self.ended = True
             self.answer.set_result(self.deserialize(payload))
 
-    def fail(
-        self, code: grpc.StatusCode, details: str, trailers: tuple[tuple[str, str | bytes], ...] = ()
-    ) -> None:
+    def fail(self, code: grpc.StatusCode, details: str, trailers: tuple[tuple[str, str | bytes], ...] = ()) -> None:
         if self.answer.done():
             return
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -365,8 +375,8 @@ class _Stream(_Call):
             self._broken = True
             self._vanished()
             return
-        self._due_ns = max(self._due_ns, self.loop.now_ns + round(self.links.delay() * 1e9))
-        self._later((self._due_ns - self.loop.now_ns) / 1e9, callback, *args)
+        self._due_ns = max(self._due_ns + 1, self.loop.now_ns + round(self.links.delay() * 1e9))
+        self.loop.world_at(self._due_ns, lambda: self.client.call_soon(callback, *args))
 
     def _more_room(self) -> None:
         self._in_flight -= 1
@@ -380,9 +390,7 @@ class _Stream(_Call):
             if self._waiting is not None and not self._waiting.done():
                 self._waiting.set_result(None)
 
-    def fail(
-        self, code: grpc.StatusCode, details: str, trailers: tuple[tuple[str, str | bytes], ...] = ()
-    ) -> None:
+    def fail(self, code: grpc.StatusCode, details: str, trailers: tuple[tuple[str, str | bytes], ...] = ()) -> None:
         self._put(_status(code, details, trailers))
 
     async def read(self) -> Any:

@@ -24,11 +24,12 @@ from nokv.coordinator.server import CoordinatorConfig
 from nokv.metaroot.client import RootClient
 from nokv.metaroot.server import RootConfig
 from nokv.testing.network import SimNetwork
-from nokv.testing.sim.control.checker import Checker, Violation
+from nokv.testing.sim.control.checker import Checker
 from nokv.testing.sim.control.client import SimClient
 from nokv.testing.sim.control.host import Life, SimClock, VirtualLoop, discard
 from nokv.testing.sim.control.node import CoordinatorProcess, Process, RootProcess
 from nokv.testing.sim.control.transport import Links, RpcNetwork, WorldScheduler
+from nokv.testing.sim.values import Violation
 
 __all__ = ["ControlReport", "ControlSim"]
 
@@ -52,6 +53,12 @@ class ControlReport:
     revisions: int
     eras: int
     healed_after_ms: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.events} events, {self.revisions} revisions, {self.eras} eras, service back "
+            f"{self.healed_after_ms} ms after healing"
+        )
 
 
 class _Complaints(logging.Handler):
@@ -253,7 +260,9 @@ class ControlSim:
             raise Violation(f"service is not back {LIVENESS_S:g} s after healing: {self._picture(healed_at)}")
         healed_after = self.loop.now_ns - healed_at
         self._final_checks()
-        trace = zlib.crc32(repr((self.network.trace_hash, self.loop.events, self.loop.now_ns)).encode(), self.checker.trace)
+        trace = zlib.crc32(
+            repr((self.network.trace_hash, self.loop.events, self.loop.now_ns)).encode(), self.checker.trace
+        )
         return ControlReport(
             self.seed,
             trace,
@@ -446,7 +455,7 @@ class ControlSim:
     def _slow_network(self) -> None:
         self._count("slow_network")
         self._carry(self.loss, self.duplication, (0.01, self._between(0.05, 0.4)))
-        self.loop.world_later(self._between(0.2, 1.5), self._carry, self.loss, self.duplication, self.delay_s)
+        self.loop.world_later(self._between(0.2, 1.5), lambda: self._carry(self.loss, self.duplication, self.delay_s))
 
     def _heal(self) -> None:
         self.healing = True
@@ -456,6 +465,7 @@ class ControlSim:
         self._carry(0.0, 0.0, self.delay_s)
         self.faults["lost_messages"] = self.links.lost + self.network.lost
         self.faults["repeated_calls"] = self.links.repeated
+        self.faults["late_calls"] = self.links.late
         for process in self.processes.values():
             if isinstance(process, RootProcess):
                 process.files.crash_at = None
