@@ -90,7 +90,7 @@ class VirtualHandle:
         return self.when_ns / 1e9
 
 
-class VirtualLoop(asyncio.AbstractEventLoop):
+class VirtualLoop:
     """Of an event loop, what coroutines without sockets need. Also a `multiraft.Scheduler`."""
 
     def __init__(self) -> None:
@@ -107,19 +107,19 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def time(self) -> float:
         return self.now_ns / 1e9
 
-    def call_soon(  # type: ignore[override]
+    def call_soon(
         self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> VirtualHandle:
         handle = VirtualHandle(callback, args, context or contextvars.copy_context(), self.now_ns)
         self._ready.append(handle)
         return handle
 
-    def call_later(  # type: ignore[override]
+    def call_later(
         self, delay: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> VirtualHandle:
         return self._at(self.now_ns + max(0, ceil(delay * 1e9)), callback, args, context)
 
-    def call_at(  # type: ignore[override]
+    def call_at(
         self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> VirtualHandle:
         return self._at(max(self.now_ns, ceil(when * 1e9)), callback, args, context)
@@ -140,10 +140,10 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         return self._at(when_ns, callback, args, self._world)
 
     def create_future(self) -> asyncio.Future[Any]:
-        return asyncio.Future(loop=self)
+        return asyncio.Future(loop=self)  # type: ignore[arg-type]
 
-    def create_task(self, coro: Any, *, name: object = None, context: Any = None) -> asyncio.Task[Any]:  # type: ignore[override]
-        task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name=None if name is None else str(name))
+    def create_task(self, coro: Any, *, name: object = None, context: Any = None) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name=None if name is None else str(name))  # type: ignore[arg-type]
         life = _LIFE.get(None)
         if life is not None:
             # Held, so that a dead life's coroutines are not closed (their `finally` would run) before the end.
@@ -152,7 +152,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             life.tasks.append(task)
         return task
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         """The other thread's work happens at one moment, a little later."""
         future = self.create_future()
 
@@ -226,7 +226,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def running(self) -> Iterator[None]:
         """This is the running loop of the thread inside."""
         before = asyncio.events._get_running_loop()
-        asyncio.events._set_running_loop(self)
+        asyncio.events._set_running_loop(self)  # type: ignore[arg-type]
         try:
             yield
         finally:

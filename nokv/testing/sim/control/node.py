@@ -123,8 +123,8 @@ class Process:
         return ServerPorts(
             clock=self.clock,
             dice=random.Random(self.dice.getrandbits(64)),
-            server=lambda: self.rpc.server(life),  # type: ignore[arg-type, return-value]
-            dial=lambda address: self.rpc.channel(life, address),  # type: ignore[arg-type, return-value]
+            server=lambda: self.rpc.server(life),
+            dial=lambda address: self.rpc.channel(life, address),
             **more,
         )
 

@@ -344,7 +344,9 @@ class ControlSim:
         self.checker.note(self.loop.now_ns, kind)
 
     def _back(self, process: Process) -> None:
-        if not process.up:
+        if process.stopping and process.up:
+            self.loop.world_later(0.1, self._back, process)
+        elif not process.up:
             process.start()
 
     def _down(self, process: Process, seconds: float) -> None:
