@@ -242,7 +242,7 @@ class OsFiles:
         fd = os.open(path, flags | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            return FileLock(fd)
         except BaseException:
             os.close(fd)
             raise
-        return FileLock(fd)
