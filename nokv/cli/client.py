@@ -1,4 +1,4 @@
-"""What the commands about a cluster share: the readiness probe of each role, and a region as JSON."""
+"""What the commands about a cluster share: the readiness probe of each role, and how a region is printed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import Any
 
 from nokv.client.operator.client import AdminClient, CoordinatorAdmin, RootAdmin
 from nokv.errors import NoKVError
+from nokv.literal import format_literal
 from nokv.pb import meta_pb2
 from nokv.region import PeerRole, Region
 from nokv.rpc.tls import Tls
 
-__all__ = ["probe", "region_json"]
+__all__ = ["bound", "probe", "region_json"]
 
 
 def probe(role: str, address: str, tls: Tls | None = None, *, timeout_s: float = 1.0) -> str:
@@ -28,6 +29,11 @@ def probe(role: str, address: str, tls: Tls | None = None, *, timeout_s: float =
             return "" if state == "ready" else f"restart posture {state or 'unknown'}"
     except NoKVError as error:
         return str(error)
+
+
+def bound(key: bytes) -> str:
+    """A region's bound in a table; "-" is unbounded."""
+    return format_literal(key, limit=30) if key else "-"
 
 
 def region_json(region: Region, leader: meta_pb2.Peer | None = None) -> dict[str, Any]:

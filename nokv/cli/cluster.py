@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from nokv.cli.launcher import LocalCluster
 from nokv.cli.main import LazyGroup
-from nokv.cli.output import emit, note, output_option, printable, table
+from nokv.cli.output import emit, note, output_option, table
 from nokv.cli.processes import sigterm_is_interrupt
 from nokv.errors import NoKVError, UsageError
 from nokv.rpc.tls import load_tls
@@ -231,13 +231,15 @@ def _named(region: dict[str, Any]) -> dict[str, Any]:
 
 
 def status_text(payload: dict[str, Any]) -> str:
+    from nokv.cli.client import bound
+
     rows = [(p["name"], p["state"], p["pid"] or "-", p["address"], p["metrics_address"]) for p in payload["processes"]]
     text = table(["name", "state", "pid", "address", "metrics"], rows)
     text += f"\n\nroot leader   {payload['root_leader'] or '-'}\nlease holder  {payload['lease_holder'] or '-'}\n"
     regions = [
         (
             r["id"],
-            f"[{printable(r['start_key'], limit=20) or '-'}, {printable(r['end_key'], limit=20) or '-'})",
+            f"[{bound(r['start_key'])}, {bound(r['end_key'])})",
             r["leader"] or "-",
             ", ".join(f"{p['store_id']}:{p['peer_id']}" + ("" if p["voter"] else " learner") for p in r["peers"]),
         )

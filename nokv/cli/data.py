@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from nokv.cli.output import emit, emit_rows, output_option, printable, table
+from nokv.cli.output import emit, emit_rows, output_option, table
 from nokv.cli.target import Target, open_directory, open_target, parse_bytes, target_options
 from nokv.errors import NotFound, Unavailable, UsageError
+from nokv.literal import format_literal
 
 __all__ = ["delete", "get", "put", "scan", "stats"]
 
@@ -33,13 +34,14 @@ def get(key: str, target: Target, raw: bool, timeout_s: float, output: str) -> N
     with open_target(target, write=False, timeout_s=timeout_s) as db:
         value = db.get(wanted)
     if value is None:
-        raise NotFound(f"no key {printable(wanted, limit=80)}")
+        raise NotFound(f"no key {format_literal(wanted, limit=80)}")
     if output != "table":
         emit("value", {"key": wanted, "value": value}, output, str)
         return
     out = sys.stdout.buffer
     if sys.stdout.isatty() and not raw:
-        click.echo(printable(value))
+        text = value.decode("utf-8", "replace")
+        click.echo(text if text.isprintable() and text.encode() == value else format_literal(value))
         return
     out.write(value if raw else value + b"\n")
     out.flush()
@@ -116,8 +118,8 @@ def scan(
                 yield {"key": key} if keys_only else {"key": key, "value": value}
 
         def human(row: dict[str, Any]) -> str:
-            shown = printable(row["key"])
-            return shown if keys_only else f"{shown}  {printable(row['value'], limit=100)}"
+            shown = format_literal(row["key"])
+            return shown if keys_only else f"{shown}  {format_literal(row['value'], limit=100)}"
 
         emit_rows("entries", rows(), output, human)
 

@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from nokv.cli.main import LazyGroup
-from nokv.cli.output import emit, emit_rows, output_option, printable, table
+from nokv.cli.output import emit, emit_rows, output_option, table
 from nokv.errors import NotFound
+from nokv.literal import format_literal
 
 __all__ = ["manifest", "wal"]
 
@@ -112,7 +113,7 @@ def manifest(workdir: str, output: str) -> None:
     def human(p: dict[str, Any]) -> str:
         columns = ["level", "table", "size", "entries", "smallest", "largest"]
         shown = [
-            (r["level"], r["number"], r["size"], r["entries"], *(printable(r[k], limit=24) for k in columns[4:]))
+            (r["level"], r["number"], r["size"], r["entries"], *(format_literal(r[k], limit=24) for k in columns[4:]))
             for r in p["tables"]
         ]
         named = ", ".join(f"{family}={number}" for family, number in p["families"].items())

@@ -49,6 +49,13 @@ def lines(payload: dict[str, Any], *names: str) -> str:
     return "\n".join(f"{name.replace('_', ' '):<{width}}  {payload[name]}" for name in names if name in payload)
 
 
+def _plan_text(payload: dict[str, Any]) -> str:
+    text = lines(payload, "workdir", "mode", "eligible")
+    text += "".join(f"\nblocker   {b['name']}: {b['detail']}" for b in payload["blockers"])
+    text += "".join(f"\nwarning   {w}" for w in payload["warnings"])
+    return text + f"\nnext      {payload['next']}"
+
+
 @click.command()
 @workdir_option
 @output_option
@@ -57,15 +64,7 @@ def plan(workdir: str, output: str) -> int:
     from nokv.migrate.plan import plan as make_plan
 
     found = make_plan(workdir)
-    payload = found.as_dict()
-
-    def human(p: dict[str, Any]) -> str:
-        text = lines(p, "workdir", "mode", "eligible")
-        text += "".join(f"\nblocker   {b['name']}: {b['detail']}" for b in p["blockers"])
-        text += "".join(f"\nwarning   {w}" for w in p["warnings"])
-        return text + f"\nnext      {p['next']}"
-
-    emit("migrate-plan", payload, output, human)
+    emit("migrate-plan", found.as_dict(), output, _plan_text)
     return 0 if found.eligible else 4
 
 
@@ -87,7 +86,7 @@ def init(
 
     if dry_run:
         found = make_plan(workdir)
-        emit("migrate-plan", found.as_dict(), output, lambda p: lines(p, "workdir", "mode", "eligible", "next"))
+        emit("migrate-plan", found.as_dict(), output, _plan_text)
         return 0 if found.eligible else 4
     result = promote(
         workdir, store_id=store_id, region_id=region_id, peer_id=peer_id, failpoints=failpoints(), say=note

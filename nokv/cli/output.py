@@ -1,13 +1,12 @@
 """How results are printed: tables for people, JSON and JSON lines for programs.
 
-JSON always carries `schema_version` and `kind`. Bytes are `{"b64": "...", "text": "..."}`; `text` is absent if they
-are not printable UTF-8. Results go to stdout, everything else to stderr. No colour, so NO_COLOR has nothing to turn
-off.
+JSON always carries `schema_version` and `kind`. Bytes are as `nokv.literal` has them: `{"b64": "...", "text": "..."}`
+in JSON, literals in tables, so that no control character reaches a terminal. Results go to stdout, everything else to
+stderr. No colour, so NO_COLOR has nothing to turn off.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 import sys
@@ -16,7 +15,9 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["SCHEMA_VERSION", "emit", "emit_rows", "json_bytes", "note", "output_option", "printable", "table"]
+from nokv.literal import json_bytes
+
+__all__ = ["SCHEMA_VERSION", "emit", "emit_rows", "note", "output_option", "table"]
 
 SCHEMA_VERSION = 1
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -43,30 +44,6 @@ def output_option(function: _F) -> _F:
     return click.option(
         "--json", is_flag=True, is_eager=True, expose_value=False, callback=alias, help="Same as --output json."
     )(function)
-
-
-def json_bytes(value: bytes) -> dict[str, str]:
-    answer = {"b64": base64.b64encode(value).decode("ascii")}
-    try:
-        text = value.decode("utf-8")
-    except UnicodeDecodeError:
-        return answer
-    if text.isprintable():
-        answer["text"] = text
-    return answer
-
-
-def printable(value: bytes, *, limit: int = 0) -> str:
-    """`value` as text if that is printable, else 0x...; at most `limit` characters if that is not 0. Never a raw
-    escape.
-    """
-    try:
-        text = value.decode("utf-8")
-    except UnicodeDecodeError:
-        text = ""
-    if not text.isprintable() or (value and not text):
-        text = "0x" + value[: limit or None].hex()
-    return text if not limit or len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _default(value: object) -> object:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from nokv.cli.output import emit, output_option, printable, table
+from nokv.cli.output import emit, output_option, table
 from nokv.cli.target import Target, current_tls, target_options
 
 __all__ = ["catalog_rows", "regions", "regions_text"]
@@ -54,13 +54,15 @@ def catalog_rows(workdir: str) -> list[dict[str, Any]]:
 def regions_text(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "no regions"
+    from nokv.cli.client import bound
+
     return table(
         ["region", "start", "end", "epoch", "state", "leader", "peers (store:peer)"],
         [
             (
                 r["id"],
-                printable(r["start_key"], limit=30) or "-",
-                printable(r["end_key"], limit=30) or "-",
+                bound(r["start_key"]),
+                bound(r["end_key"]),
                 f"{r['epoch']['conf_version']}.{r['epoch']['version']}",
                 r["state"],
                 r["leader"]["peer_id"] if r["leader"] else "-",

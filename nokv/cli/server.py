@@ -427,11 +427,11 @@ def store_options(text: str, *, election_ticks: int, heartbeat_ticks: int, **_: 
 
 def catalog_summary(regions: Any) -> list[str]:
     """CLI-02: what this store hosts, one line per region."""
-    from nokv.cli.output import printable
+    from nokv.cli.client import bound
 
     lines = [f"catalog: {len(regions)} regions"]
     for region in regions:
-        bounds = f"[{printable(region.start_key, limit=30) or '-'}, {printable(region.end_key, limit=30) or '-'})"
+        bounds = f"[{bound(region.start_key)}, {bound(region.end_key)})"
         peers = ", ".join(f"{p.store_id}:{p.peer_id} {p.role.value}" for p in region.peers)
         lines.append(
             f"  region {region.region_id} {bounds} epoch {region.epoch.conf_version}.{region.epoch.version} {peers}"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from nokv.errors import Locked, UsageError
+from nokv.literal import parse_literal
 
 if TYPE_CHECKING:
     from nokv.cli.launcher import LocalCluster
@@ -207,6 +208,8 @@ def parse_bytes(text: str, what: str, *, stdin: bool = False) -> bytes:
         raise UsageError(f"{what} {text!r}: {error}", hint=f"write text:{text} to mean it literally") from None
     if kind == "text":
         return rest.encode("utf-8", "surrogateescape")
+    if text.startswith('b"') and text.endswith('"') and len(text) > 2:  # as tables print bytes
+        return parse_literal(text)
     if text.startswith("@") and len(text) > 1:
         return Path(text[1:]).read_bytes()
     if text == "-" and stdin:

@@ -13,6 +13,7 @@ import binascii
 import csv
 import io
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -229,6 +230,7 @@ def export(
     """Write keys and values in order to FILE (- for standard output), as JSON lines or CSV.
 
     What is written is what `nokv import` reads back, every byte. An existing FILE is refused without --force.
+    Rows go to FILE.partial, which becomes FILE when all are there.
     """
     if prefix is not None and (start is not None or end is not None):
         raise UsageError("--prefix and --start/--end exclude each other")
@@ -242,10 +244,10 @@ def export(
         if file == "-":
             stream: TextIO = io.TextIOWrapper(sys.stdout.buffer, "utf-8", newline="", write_through=False)
         else:
-            try:
-                stream = open(file, "w" if force else "x", encoding="utf-8", newline="")  # noqa: SIM115
-            except FileExistsError:
-                raise PreconditionFailed(f"{file} is there already", hint="--force overwrites it") from None
+            if not force and os.path.lexists(file):
+                raise PreconditionFailed(f"{file} is there already", hint="--force overwrites it")
+            partial = f"{file}.partial"
+            stream = open(partial, "w", encoding="utf-8", newline="")  # noqa: SIM115
         progress = _Progress("exported", None)
         rows = 0
         try:
@@ -257,5 +259,7 @@ def export(
                 stream.detach()  # type: ignore[attr-defined]
             else:
                 stream.close()
+        if file != "-":
+            os.replace(partial, file)
         progress.update(rows, None, final=True)
     click.echo(f"{rows} rows exported", err=True)

@@ -25,6 +25,7 @@ from nokv.migrate.inspect import open_for_reading
 __all__ = ["Blocker", "Plan", "plan"]
 
 CLUSTER_FAMILIES = ("lock", "write", "default")
+LOCAL_FAMILY = "local"
 
 
 @dataclass(slots=True, frozen=True)
@@ -45,6 +46,8 @@ class Plan:
     warnings: list[str] = field(default_factory=list)
     next: str = ""
     local_catalog_regions: list[int] = field(default_factory=list)
+    families_left_behind: list[str] = field(default_factory=list)
+    """Named families that hold data: the cluster replicates and serves the plain family only."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -108,6 +111,9 @@ def _look_inside(answer: Plan, files: Files) -> None:
             stats = db.stats()
             answer.local_catalog_regions = catalog_regions(db)
             foreign = [name for name in CLUSTER_FAMILIES if family_in_use(db, name)]
+            known = (*CLUSTER_FAMILIES, LOCAL_FAMILY)
+            own = [name for name, number in db.families().items() if number and name not in known]
+            answer.families_left_behind = sorted(name for name in own if family_in_use(db, name))
     except (Locked, Busy) as error:
         answer.blockers.append(Blocker("locked", str(error), error.hint))
         return
@@ -126,6 +132,12 @@ def _look_inside(answer: Plan, files: Files) -> None:
         answer.blockers.append(
             Blocker("incompatible-state", detail, "this was a store's directory: restore its MODE.json")
         )
+    if answer.families_left_behind:
+        names = ", ".join(answer.families_left_behind)
+        answer.warnings.append(
+            f"named families are not replicated and cannot be read through the cluster: {names}; their data stays in "
+            "this directory (copy what the cluster shall serve into the plain family first)"
+        )
     if not stats:
         answer.warnings.append("the directory gives no figures")
 
@@ -141,7 +153,7 @@ def family_in_use(db: Any, name: str) -> bool:
 def catalog_regions(db: Any) -> list[int]:
     """Region ids in the family `local` (docs/formats/localmeta.md), without interpreting the records."""
     try:
-        local = db.family("local")
+        local = db.family(LOCAL_FAMILY)
     except NotFound:
         return []
     return [int.from_bytes(key[len(b"region/") :], "big") for key in local.scan(prefix=b"region/", values=False)]

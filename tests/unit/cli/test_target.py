@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nokv.cli.output import printable
 from nokv.cli.target import coordinators_of, parse_bytes
 from nokv.errors import UsageError
+from nokv.literal import format_literal
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,8 @@ from nokv.errors import UsageError
         ("hex:00ff", b"\x00\xff"),
         ("b64:AP8=", b"\x00\xff"),
         ("text:0xDEAD", b"0xDEAD"),
+        ('b"\\x00\\xff"', b"\x00\xff"),
+        ('"a json string"', b'"a json string"'),
         ("@", b"@"),
         ("-", b"-"),
     ],
@@ -48,8 +50,11 @@ def test_text_prefix_round_trips(text: str) -> None:
 
 
 @given(st.binary())
-def test_printable_never_shows_a_control_character(value: bytes) -> None:
-    assert printable(value).isprintable()
+def test_what_a_table_shows_has_no_control_character_and_reads_back(value: bytes) -> None:
+    shown = format_literal(value)
+    assert shown.isprintable()
+    if shown.startswith('b"'):
+        assert parse_bytes(shown, "key") == value
 
 
 def test_coordinators(monkeypatch: pytest.MonkeyPatch) -> None:

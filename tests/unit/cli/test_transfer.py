@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +57,50 @@ def test_export_import(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[
         assert dict(db.scan()) == want
     assert run(["export", "-", "--workdir", str(tmp_path / "a"), "--prefix", "000", "--format", kind]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 10 + (kind == "csv")
+
+
+def test_an_interrupted_export_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with nokv.open(tmp_path / "db") as db:
+        db.put_many({b"%d" % i: b"x" for i in range(10)})
+    file = tmp_path / "data.jsonl"
+    file.write_text("precious\n")
+
+    def interrupted(*_: object, **__: object) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nokv.cli.transfer.write_rows", interrupted)
+    assert run(["export", str(file), "--workdir", str(tmp_path / "db"), "--force"]) == 130
+    assert file.read_text() == "precious\n"
+
+
+def test_progress_is_shown_on_a_terminal_only(tmp_path: Path) -> None:
+    with nokv.open(tmp_path / "db") as db:
+        db.put_many({b"%05d" % i: b"x" * 50 for i in range(5000)})
+    file = str(tmp_path / "data.csv")
+    for arguments, says in ((["export"], "exported 5,000 rows"), (["import"], "] 100% imported 5,000 rows")):
+        command = [sys.executable, "-m", "nokv.cli", *arguments, file, "--workdir", str(tmp_path / "db")]
+        seen, code = on_a_terminal(command)
+        assert code == 0 and says in seen, seen
+        done = subprocess.run([*command, *(["--force"] if arguments == ["export"] else [])], capture_output=True)
+        assert done.returncode == 0 and b"\r" not in done.stderr and b"\x1b" not in done.stderr
+
+
+def on_a_terminal(command: list[str]) -> tuple[str, int]:
+    """What the command writes to a terminal on stderr, and its exit code."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+        os.close(theirs)
+        seen = b""
+        while True:
+            try:
+                chunk = os.read(ours, 4096)
+            except OSError:  # EIO: the other side is closed
+                break
+            if not chunk:
+                break
+            seen += chunk
+    os.close(ours)
+    return seen.decode(), process.returncode
 
 
 def test_a_bad_row_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

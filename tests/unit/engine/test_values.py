@@ -299,9 +299,9 @@ def made_file() -> bytes:
     files = CrashFiles()
     files.makedirs("d")
     sink = ValueSink({}, threshold=1, create=lambda: (7, "d/000007.val", files.create("d/000007.val")))
+    from nokv._ext.db import Core
     from nokv._ext.memtable import MemTable
     from nokv._ext.tablebuilder import TableBuilder, VersionFilter
-    from nokv._ext.db import Core
 
     mem = MemTable(1)
     for n in range(5):

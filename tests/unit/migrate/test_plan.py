@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -47,6 +48,22 @@ def test_a_good_directory_is_eligible_and_untouched(workdir: str) -> None:  # MI
     assert {"workdir", "mode", "eligible", "blockers", "warnings", "next", "local_catalog_regions"} <= set(
         found.as_dict()
     )
+
+
+def test_named_families_are_warned_about(workdir: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with nokv.open(workdir) as db:
+        db.family("orders", create=True).put(b"k", b"v")
+        db.family("empty", create=True)
+    before = picture(workdir)
+    found = plan(workdir)
+    assert found.eligible and found.families_left_behind == ["orders"]
+    assert picture(workdir) == before
+    for arguments in (["migrate", "plan"], ["migrate", "init", "--dry-run"]):
+        assert run([*arguments, "--workdir", workdir]) == 0
+        assert "not replicated" in capsys.readouterr().out
+        assert run([*arguments, "--workdir", workdir, "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert document["families_left_behind"] == ["orders"] and "orders" in document["warnings"][0]
 
 
 def damage_table(workdir: str) -> None:
