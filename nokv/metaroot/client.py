@@ -8,6 +8,7 @@ with a short pause; the error that comes out at the deadline says whether the ou
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -21,6 +22,7 @@ from nokv.metaroot.events import RootEvent, RootRecord, RootToken
 from nokv.metaroot.state import RootState
 from nokv.metaroot.wire import (
     Assessment,
+    StateAssembler,
     assessment_from_pb,
     error_from_code,
     event_to_pb,
@@ -322,7 +324,7 @@ class RootClient:
         for attempt in itertools.count():
             address = self._rng.choice(self._roots.addresses)
             call = self._roots.stub(address).Tail(root_pb2.RootTailRequest(from_revision=revision))
-            chunks: list[root_pb2.RootState] = []
+            assembler = StateAssembler(gc.freeze)
             try:
                 while True:
                     async with asyncio.timeout(silence_s):
@@ -337,10 +339,10 @@ class RootClient:
                             revision = records[-1].token.revision
                         yield TailUpdate("advance", records, None, last)
                         continue
-                    chunks.append(message.state)
+                    assembler.add(message.state)
                     if message.more:
                         continue
-                    state, chunks = state_from_pb(*chunks), []
+                    state = assembler.finish()
                     if state.last.revision >= revision:
                         revision = state.last.revision
                         yield TailUpdate(message.outcome, [], state, last)

@@ -95,11 +95,13 @@ class RangeIndex:
         while the index changes."""
         block = max(0, bisect_right(self._firsts, start_key) - 1)
         at = max(0, bisect_right(self._starts[block], start_key) - 1) if self._firsts else 0
-        for ids in self._ids[block:]:
-            for region_id in ids[at:] if at else ids:
-                region = self._regions[region_id]
+        while block < len(self._ids):
+            ids = self._ids[block]
+            while at < len(ids):
+                region = self._regions[ids[at]]
                 if end_key and region.start_key >= end_key:
                     return
                 if not region.end_key or start_key < region.end_key:
                     yield region
-            at = 0
+                at += 1
+            block, at = block + 1, 0

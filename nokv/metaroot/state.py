@@ -168,9 +168,12 @@ class RootState:
         self._undo.clear()
         if records:
             self.last = records[-1].token
+        self._trim()
+        return records
+
+    def _trim(self) -> None:
         while len(self.finished) > FINISHED_MAX:
             del self.finished[next(iter(self.finished))]
-        return records
 
     def validate(self, events: Sequence[RootEvent], *, expected_revision: int = 0) -> bool:
         """What `apply` would do, without doing it: True if something is new, False if all is true already; or its
@@ -185,18 +188,22 @@ class RootState:
         return any(changed)
 
     def replay(self, record: RootRecord) -> None:
-        """Fold one committed record. It was accepted once, so that a refusal here is our own bug."""
-        if record.folded:
-            before = record.token.revision - 1
-            if not before - record.folded <= self.last.revision <= before:
-                raise InvariantError(f"event {record.token} folds {record.folded}, after revision {self.last.revision}")
-            self.last = RootToken(before, self.last.term, self.last.index)
+        """Fold one committed record. It was accepted once, so that a refusal here is our own bug, and the state of no
+        use any more."""
+        revision, folded = record.token.revision, record.folded
+        if not revision - folded - 1 <= self.last.revision < revision:
+            raise InvariantError(
+                f"committed event {record.token} ({folded} folded) does not follow revision {self.last.revision}"
+            )
         try:
-            records = self.apply([record.event], term=record.token.term, index=record.token.index)
+            news = self._apply(record.event, revision)
         except (PreconditionFailed, EpochNotMatch, NotFound, UsageError) as error:
             raise InvariantError(f"committed event {record.token} does not fold: {error}") from error
-        if not records or records[0].token != record.token:
-            raise InvariantError(f"committed event {record.token} does not follow revision {self.last.revision}")
+        if not news:
+            raise InvariantError(f"committed event {record.token} says nothing new after revision {self.last.revision}")
+        self._undo.clear()
+        self.last = record.token
+        self._trim()
 
     # -- reads --------------------------------------------------------------------------------------------------------
     def region_by_key(self, key: bytes) -> Region | None:
@@ -719,10 +726,8 @@ class RootState:
             raise UsageError(f"region {region.region_id}: tombstones have their own event")
         if not region.peers:
             raise UsageError(f"region {region.region_id} has no peers")
-        if len({p.peer_id for p in region.peers}) < len(region.peers):
-            raise UsageError(f"region {region.region_id} names a peer twice")
-        if len({p.store_id for p in region.peers}) < len(region.peers):
-            raise UsageError(f"region {region.region_id} has two peers on one store")
+        peers: set[int] = set()
+        homes: set[int] = set()
         for peer in region.peers:
             store = self.stores.get(peer.store_id)
             if store is None or store.state is StoreState.TOMBSTONE:
@@ -730,6 +735,12 @@ class RootState:
                     f"region {region.region_id}: peer {peer.peer_id} is on store {peer.store_id}, which has not joined",
                     hint="register the store first",
                 )
+            peers.add(peer.peer_id)
+            homes.add(peer.store_id)
+        if len(peers) < len(region.peers):
+            raise UsageError(f"region {region.region_id} names a peer twice")
+        if len(homes) < len(region.peers):
+            raise UsageError(f"region {region.region_id} has two peers on one store")
 
     def _check_newer(self, known: Region, region: Region) -> None:
         """Neither part of the epoch goes back, and one epoch means one descriptor."""

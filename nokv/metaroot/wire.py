@@ -11,7 +11,7 @@ Everything read here is hostile until checked. From the log or a file a bad byte
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -78,6 +78,7 @@ __all__ = [
     "Assessment",
     "Checkpoint",
     "RootBatch",
+    "StateAssembler",
     "assessment_from_pb",
     "assessment_to_pb",
     "decode_batch",
@@ -118,6 +119,7 @@ CHECKPOINT_BYTES_MAX = 1 << 31
 KEY_BYTES_MAX = 1 << 16
 TEXT_CHARS_MAX = 1024
 PEERS_MAX = 64
+SETTLE_EVERY = 100_000
 
 
 @dataclass(slots=True)
@@ -271,12 +273,12 @@ def peer_to_pb(peer: Peer) -> meta_pb2.Peer:
 
 
 def peer_from_pb(message: meta_pb2.Peer) -> Peer:
-    role = _ROLE_FROM_PB.get(message.role)
+    peer_id, store_id, role = message.peer_id, message.store_id, _ROLE_FROM_PB.get(message.role)
     if role is None:
-        raise UsageError(f"peer {message.peer_id}: unknown role {message.role}")
-    if not message.peer_id or not message.store_id:
+        raise UsageError(f"peer {peer_id}: unknown role {message.role}")
+    if not peer_id or not store_id:
         raise UsageError("a peer needs a peer id and a store id")
-    return Peer(message.peer_id, message.store_id, role)
+    return Peer(peer_id, store_id, role)
 
 
 def region_to_pb(region: Region) -> meta_pb2.Region:
@@ -291,21 +293,25 @@ def region_to_pb(region: Region) -> meta_pb2.Region:
 
 
 def region_from_pb(message: meta_pb2.Region) -> Region:
+    """Each field is read once: a rebuild does this for every region of the cluster."""
+    region_id, start_key, end_key = message.region_id, message.start_key, message.end_key
     state = _REGION_STATE_FROM_PB.get(message.state)
     if state is None:
-        raise UsageError(f"region {message.region_id}: unknown state {message.state}")
-    if not message.region_id:
+        raise UsageError(f"region {region_id}: unknown state {message.state}")
+    if not region_id:
         raise UsageError("a region needs a region id")
-    if max(len(message.start_key), len(message.end_key)) > KEY_BYTES_MAX:
-        raise UsageError(f"region {message.region_id}: a bound is longer than {KEY_BYTES_MAX} bytes")
-    if len(message.peers) > PEERS_MAX:
-        raise UsageError(f"region {message.region_id}: more than {PEERS_MAX} peers")
+    if len(start_key) > KEY_BYTES_MAX or len(end_key) > KEY_BYTES_MAX:
+        raise UsageError(f"region {region_id}: a bound is longer than {KEY_BYTES_MAX} bytes")
+    peers = message.peers
+    if len(peers) > PEERS_MAX:
+        raise UsageError(f"region {region_id}: more than {PEERS_MAX} peers")
+    epoch = message.epoch
     return Region(
-        message.region_id,
-        message.start_key,
-        message.end_key,
-        RegionEpoch(message.epoch.conf_version, message.epoch.version),
-        tuple(peer_from_pb(p) for p in message.peers),
+        region_id,
+        start_key,
+        end_key,
+        RegionEpoch(epoch.conf_version, epoch.version),
+        tuple([peer_from_pb(p) for p in peers]),
         state,
     )
 
@@ -571,8 +577,58 @@ def state_chunks(state: RootState, regions_per_chunk: int = 2000) -> list[root_p
     return chunks
 
 
+class StateAssembler:
+    """A state out of chunks as they arrive. What is shared is kept once: the end of a region is the start of the next,
+    and few epochs differ. `settled` is called after each hundred thousand regions: what is there is there to stay, and
+    a collector of garbage need not walk it (`gc.freeze`)."""
+
+    def __init__(self, settled: Callable[[], object] = lambda: None) -> None:
+        self._settled = settled
+        self._reset()
+
+    def _reset(self) -> None:
+        self._head: root_pb2.RootState | None = None
+        self._regions: dict[int, Region] = {}
+        self._keys: dict[bytes, bytes] = {}
+        self._epochs: dict[RegionEpoch, RegionEpoch] = {}
+
+    def add(self, chunk: root_pb2.RootState) -> None:
+        """Raises UsageError. The first chunk has everything but the regions beyond the first ones."""
+        keys, epochs, regions = self._keys, self._epochs, self._regions
+        for message in chunk.regions:
+            region = region_from_pb(message)
+            start = keys.pop(region.start_key, region.start_key)
+            regions[region.region_id] = Region(
+                region.region_id,
+                start,
+                keys.setdefault(region.end_key, region.end_key),
+                epochs.setdefault(region.epoch, region.epoch),
+                region.peers,
+                region.state,
+            )
+        if len(regions) // SETTLE_EVERY > (len(regions) - len(chunk.regions)) // SETTLE_EVERY:
+            self._settled()
+        if self._head is None:
+            self._head = chunk
+            del chunk.regions[:]
+
+    def finish(self) -> RootState:
+        """The state; the assembler is empty again."""
+        head, regions = self._head, self._regions
+        assert head is not None
+        self._reset()
+        return _state_from_head(head, regions)
+
+
 def state_from_pb(*chunks: root_pb2.RootState) -> RootState:
-    message = chunks[0]
+    """Empties `chunks[0].regions`."""
+    assembler = StateAssembler()
+    for chunk in chunks:
+        assembler.add(chunk)
+    return assembler.finish()
+
+
+def _state_from_head(message: root_pb2.RootState, regions: dict[int, Region]) -> RootState:
     sealed = None
     if message.HasField("sealed"):
         sealed = SealedEra(
@@ -604,7 +660,7 @@ def state_from_pb(*chunks: root_pb2.RootState) -> RootState:
         lease_from_pb(message.lease) if message.HasField("lease") else None,
         sealed,
         {s.store_id: store_from_pb(s) for s in message.stores},
-        {r.region_id: region_from_pb(r) for chunk in chunks for r in chunk.regions},
+        regions,
         {c.region_id: _pending_from_pb(c) for c in message.pending},
         finished,
         ranges,
