@@ -15,7 +15,7 @@ ROWS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "region", "literal"}),
     frozenset({"env", "_ext", "pb"}),
     frozenset({"engine", "raft", "rpc"}),
-    frozenset({"multiraft"}),
+    frozenset({"multiraft", "aio"}),
     frozenset({"metaroot", "mvcc"}),
     frozenset({"raftstore", "coordinator"}),
     frozenset({"client"}),
