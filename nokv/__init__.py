@@ -41,6 +41,7 @@ from nokv.errors import (
 )
 
 if TYPE_CHECKING:
+    from nokv import aio
     from nokv._ext.batch import WriteBatch
     from nokv._ext.db import Family, Snapshot
     from nokv._ext.iterator import Iterator
@@ -84,6 +85,7 @@ __all__ = [
     "Unavailable",
     "UsageError",
     "WriteBatch",
+    "aio",
     "check",
     "connect",
     "destroy",
@@ -99,6 +101,7 @@ _HOMES = {
     "Snapshot": ("nokv._ext.db", "Snapshot"),
     "Transaction": ("nokv.engine.transaction", "Transaction"),
     "WriteBatch": ("nokv._ext.batch", "WriteBatch"),
+    "aio": ("nokv.aio", ""),
     "check": ("nokv.engine.repair", "check"),
     "connect": ("nokv.client", "connect"),
     "destroy": ("nokv.engine.repair", "destroy"),
@@ -113,7 +116,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'nokv' has no attribute {name!r}")
     from importlib import import_module
 
-    found = globals()[name] = getattr(import_module(home[0]), home[1])
+    module = import_module(home[0])
+    found = globals()[name] = getattr(module, home[1]) if home[1] else module
     return found
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -14,6 +17,8 @@ import nokv
 import nokv.aio
 from nokv.env.files import OsFiles
 from nokv.errors import Conflict
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Gate:
@@ -289,3 +294,11 @@ def test_another_loop_is_refused(tmp_path: Path) -> None:
     with pytest.raises(nokv.UsageError, match="another event loop"):
         asyncio.run(db.put(b"a", b"b"))
     db._target.close()
+
+
+def test_nokv_names_it_and_does_not_load_it() -> None:
+    code = "import sys, nokv; assert 'asyncio' not in sys.modules; print(nokv.aio.open.__module__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.stdout == "nokv.aio.host\n", done.stderr
