@@ -32,7 +32,6 @@ from nokv.errors import (
     Unavailable,
     UsageError,
 )
-from nokv.metaroot.client import RootClient
 from nokv.metaroot.events import (
     NO_TOKEN,
     Allocator,
@@ -44,6 +43,7 @@ from nokv.metaroot.events import (
     StoreJoined,
     event_kind,
 )
+from nokv.metaroot.ports import RootLog
 from nokv.metaroot.wire import Assessment
 from nokv.region import Peer, Region, Store, StoreState
 
@@ -97,7 +97,7 @@ class CoordinatorNode:
 
     def __init__(
         self,
-        root: RootClient,
+        root: RootLog,
         clock: Clock,
         *,
         coordinator_id: str,

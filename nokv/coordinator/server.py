@@ -1,8 +1,9 @@
 """CoordinatorServer: one coordinator process's insides, wired together.
 
-With `root_peers` it is stateless. With `workdir` and no root peers it runs a single-peer meta-root inside this process
-(PD-lite): the same log, the same lease, one directory. The directory's exclusive lock then proves that an earlier
-process of this coordinator is dead, so its lease need not be waited out.
+With `root_peers` it is stateless. With `workdir` and no root peers the log has one voter, inside this process
+(PD-lite): the same files, the same lease, one directory, and the log's own service on the coordinator's port, so that
+`nokv root` reads it there. The directory's exclusive lock then proves that an earlier process of this coordinator is
+dead, so its lease need not be waited out.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from nokv.coordinator.node import CoordinatorNode
 from nokv.coordinator.service import CoordinatorService
 from nokv.errors import UsageError
 from nokv.metaroot.client import RootClient
-from nokv.metaroot.server import RootConfig, RootServer, ServerPorts
-from nokv.pb import coordinator_pb2, coordinator_pb2_grpc
+from nokv.metaroot.node import LocalRoot
+from nokv.metaroot.ports import RootLog
+from nokv.metaroot.server import ROOT_SERVICE, RootConfig, RootServer, ServerPorts
+from nokv.pb import coordinator_pb2, coordinator_pb2_grpc, root_pb2_grpc
 from nokv.rpc.service import add_common_services
 from nokv.rpc.transport import bind
 
@@ -66,7 +69,7 @@ class CoordinatorServer:
         self.node: CoordinatorNode | None = None
         self.root_server: RootServer | None = None
         self._ports = ports if ports is not None else ServerPorts()
-        self._root: RootClient | None = None
+        self._root: RootLog | None = None
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
@@ -81,20 +84,23 @@ class CoordinatorServer:
         config, ports = self.config, self._ports
         self._server = ports.server()
         self.address = bind(self._server, config.address, ports.tls)
+        names = [coordinator_pb2.DESCRIPTOR.services_by_name["Coordinator"].full_name]
         if config.root_peers:
-            addresses = list(config.root_peers.values())
+            self._root = RootClient(
+                list(config.root_peers.values()),
+                timeout_s=config.root_timeout_s,
+                rng=random.Random(ports.dice.getrandbits(64)),
+                dial=ports.dial,
+            )
         else:
             assert config.workdir is not None
-            inner = RootConfig(1, "127.0.0.1:0", config.workdir, **config.root)
-            self.root_server = RootServer(inner, ports=ports)
+            inner = RootConfig(1, self.address, config.workdir, **config.root)
+            self.root_server = RootServer(inner, ports=ports, listen=False)
             await self.root_server.start()
-            addresses = [self.root_server.address]
-        self._root = RootClient(
-            addresses,
-            timeout_s=config.root_timeout_s,
-            rng=random.Random(ports.dice.getrandbits(64)),
-            dial=ports.dial,
-        )
+            assert self.root_server.node is not None and self.root_server.service is not None
+            self._root = LocalRoot(self.root_server.node, timeout_s=config.root_timeout_s)
+            root_pb2_grpc.add_RootServicer_to_server(self.root_server.service, self._server)
+            names.append(ROOT_SERVICE)
         self.node = CoordinatorNode(
             self._root,
             ports.clock,
@@ -109,7 +115,7 @@ class CoordinatorServer:
             tso_window_ms=config.tso_window_ms,
         )
         coordinator_pb2_grpc.add_CoordinatorServicer_to_server(CoordinatorService(self.node, ports.clock), self._server)
-        await add_common_services(self._server, coordinator_pb2.DESCRIPTOR.services_by_name["Coordinator"].full_name)
+        await add_common_services(self._server, *names)
         await self._server.start()
         self.node.start()
 

@@ -19,6 +19,7 @@ import grpc
 
 from nokv.errors import Busy, DeadlineExceeded, Indeterminate, NoKVError, NotLeader, Unavailable, UsageError
 from nokv.metaroot.events import RootEvent, RootRecord, RootToken
+from nokv.metaroot.ports import Appended, TailUpdate
 from nokv.metaroot.state import RootState
 from nokv.metaroot.wire import (
     Assessment,
@@ -98,25 +99,6 @@ def error_from_rpc(error: grpc.aio.AioRpcError) -> NoKVError:
         case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.OUT_OF_RANGE:
             return UsageError(details)
     return Unavailable(details)
-
-
-@dataclass(slots=True)
-class Appended:
-    """`state` is without stores and regions. No records: everything was true already."""
-
-    records: list[RootRecord]
-    state: RootState
-    already: bool
-
-
-@dataclass(slots=True)
-class TailUpdate:
-    """`advance`: `records` follow on (none: a sign of life). `reload`, `bootstrap`: start over from `state`."""
-
-    outcome: str
-    records: list[RootRecord]
-    state: RootState | None
-    last: RootToken
 
 
 @dataclass(slots=True)

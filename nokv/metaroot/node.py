@@ -12,21 +12,25 @@ It knows Raft only through `RaftGroup`; `server.py` puts a MultiRaftHost behind 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from nokv.env.ports import Clock
-from nokv.errors import Busy, Indeterminate, NoKVError, NotLeader, Unavailable
+from nokv.errors import Busy, DeadlineExceeded, Indeterminate, NoKVError, NotLeader, Unavailable
 from nokv.metaroot.events import RootEvent, RootRecord
 from nokv.metaroot.machine import REFUSALS, AppliedBatch, RootMachine
+from nokv.metaroot.ports import Appended, TailUpdate
+from nokv.metaroot.state import RootState
 from nokv.metaroot.wire import Assessment, RootBatch, decode_batch, encode_batch
 from nokv.multiraft.ports import GroupCallbacks
 from nokv.raft.errors import ProposalDropped
 from nokv.raft.rawnode import RaftStatus
 from nokv.raft.types import Entry, EntryKind, NodeRole, RaftSnapshot, ReadState, SoftState
 
-__all__ = ["AppendResult", "RaftGroup", "RootNode"]
+__all__ = ["AppendResult", "LocalRoot", "RaftGroup", "RootNode"]
+
+T = TypeVar("T")
 
 PENDING_MAX = 4096
 """Appends and barriers that wait at the same time; beyond it callers get Busy."""
@@ -168,6 +172,37 @@ class RootNode(GroupCallbacks):
             finally:
                 self._reads.pop(context, None)
 
+    async def follow(self, revision: int, *, heartbeat_s: float, batch: int = 500) -> AsyncIterator[TailUpdate]:
+        """What the log says after `revision` (exclusive), for ever. Never goes back: a replica that is behind waits
+        until it is not. A quiet log says every `heartbeat_s` that it is alive. A state that comes out is the
+        caller's own."""
+        machine = self.machine
+        orphaned = 0
+        fresh = revision == 0
+        while True:
+            changed = self.changed
+            if machine.last.revision > revision or fresh:
+                if fresh or revision + 1 < machine.first_revision:
+                    state = machine.state.copy()
+                    revision = state.last.revision
+                    yield TailUpdate("bootstrap" if fresh else "reload", [], state, state.last)
+                    fresh = False
+                else:
+                    records = machine.read(revision + 1, batch)
+                    revision = records[-1].token.revision
+                    yield TailUpdate("advance", records, None, machine.last)
+                continue
+            try:
+                async with asyncio.timeout(heartbeat_s):
+                    await changed.wait()
+            except TimeoutError:
+                # A replica without a leader cannot tell how far behind it is: let the subscriber find a better one.
+                orphaned = orphaned + 1 if self.leader_id == 0 else 0
+                if orphaned >= 3:
+                    raise Unavailable(f"meta-root {self.node_id} has lost its leader") from None
+                if machine.last.revision >= revision:
+                    yield TailUpdate("advance", [], None, machine.last)
+
     def _check_leads(self) -> None:
         if self._stopped:
             raise Unavailable("this meta-root is stopping")
@@ -254,3 +289,65 @@ class RootNode(GroupCallbacks):
             if not read.done():
                 read.set_exception(self.not_leader())
         self._notify()
+
+
+class LocalRoot:
+    """`RootLog` over a node of this process: the backend of a coordinator with a work directory of its own."""
+
+    def __init__(self, node: RootNode, *, timeout_s: float = 5.0, heartbeat_s: float = 0.5) -> None:
+        self._node = node
+        self._timeout_s = timeout_s
+        self._heartbeat_s = heartbeat_s
+
+    async def append(
+        self,
+        events: Sequence[RootEvent],
+        *,
+        expected_revision: int = 0,
+        author: str = "",
+        time_ms: int = 0,
+        timeout_s: float | None = None,
+    ) -> Appended:
+        result = await self._leading(
+            lambda: self._node.append(events, expected_revision=expected_revision, author=author, time_ms=time_ms),
+            timeout_s,
+            Indeterminate("the append was not committed in time: it may still be"),
+        )
+        return Appended(result.records, self._node.machine.state.summary(), result.already)
+
+    async def assess(
+        self, events: Sequence[RootEvent], *, expected_revision: int = 0, timeout_s: float | None = None
+    ) -> Assessment:
+        return await self._leading(
+            lambda: self._node.assess(events, expected_revision=expected_revision), timeout_s, _LATE
+        )
+
+    async def snapshot(
+        self, *, linearizable: bool = True, without_catalog: bool = False, timeout_s: float | None = None
+    ) -> RootState:
+        if linearizable:
+            await self._leading(self._node.barrier, timeout_s, _LATE)
+        state = self._node.machine.state
+        return state.summary() if without_catalog else state.copy()
+
+    def tail(self, from_revision: int = 0) -> AsyncIterator[TailUpdate]:
+        return self._node.follow(from_revision, heartbeat_s=self._heartbeat_s)
+
+    async def close(self) -> None:
+        """The node is its server's."""
+
+    async def _leading(self, call: Callable[[], Awaitable[T]], timeout_s: float | None, late: NoKVError) -> T:
+        """The only voter leads at once, but for the first moment of its life."""
+        try:
+            async with asyncio.timeout(self._timeout_s if timeout_s is None else timeout_s):
+                while True:
+                    changed = self._node.changed
+                    try:
+                        return await call()
+                    except NotLeader:
+                        await changed.wait()
+        except TimeoutError:
+            raise late from None
+
+
+_LATE = DeadlineExceeded("the rooted log of this process did not answer in time")

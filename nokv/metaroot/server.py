@@ -40,9 +40,10 @@ from nokv.rpc.service import add_common_services
 from nokv.rpc.tls import Tls
 from nokv.rpc.transport import bind, server_options
 
-__all__ = ["ROOT_GROUP_ID", "SERVER_OPTIONS", "RootConfig", "RootServer", "ServerPorts"]
+__all__ = ["ROOT_GROUP_ID", "ROOT_SERVICE", "SERVER_OPTIONS", "RootConfig", "RootServer", "ServerPorts"]
 
 ROOT_GROUP_ID = 1
+ROOT_SERVICE = root_pb2.DESCRIPTOR.services_by_name["Root"].full_name
 INITIAL_INDEX = 1
 INITIAL_TERM = 1
 SERVER_OPTIONS = server_options(MESSAGE_BYTES_MAX)
@@ -123,9 +124,11 @@ class _Group:
 class RootServer:
     """start() and stop() once each, on the event loop that serves."""
 
-    def __init__(self, config: RootConfig, *, ports: ServerPorts | None = None) -> None:
+    def __init__(self, config: RootConfig, *, ports: ServerPorts | None = None, listen: bool = True) -> None:
+        """`listen=False`: no port of its own; whoever made it serves `service` (a coordinator that is its own root)."""
         config.validate()
         self.config = config
+        self._listen = listen
         self.address = config.address
         self.node: RootNode | None = None
         self.damage: list[Corruption] = []
@@ -135,7 +138,7 @@ class RootServer:
         self._host: MultiRaftHost | None = None
         self._transport: RaftTransport | None = None
         self._server: grpc.aio.Server | None = None
-        self._service: RootService | None = None
+        self.service: RootService | None = None
         self._checkpoints: CheckpointFiles | None = None
         self._checkpoint_task: asyncio.Task[None] | None = None
         self._newest: tuple[int, int, bytes] | None = None  # index, term, bytes of the newest checkpoint
@@ -175,8 +178,9 @@ class RootServer:
             group_log,
             self._ports.dice.randrange,
         )
-        self._server = self._ports.server()
-        self.address = bind(self._server, config.address, self._ports.tls)
+        if self._listen:
+            self._server = self._ports.server()
+            self.address = bind(self._server, config.address, self._ports.tls)
         if not config.peers:
             self.node.members[config.node_id] = self.address
         self._transport = self._ports.transport(config.node_id, members.get)
@@ -189,11 +193,12 @@ class RootServer:
         )
         self.node.group = _Group(self._host, raw)
         self._transport.attach(self._host, None)
-        self._transport.register(self._server)
-        self._service = RootService(self.node, tail_heartbeat_s=config.tail_heartbeat_s)
-        root_pb2_grpc.add_RootServicer_to_server(self._service, self._server)
-        await add_common_services(self._server, root_pb2.DESCRIPTOR.services_by_name["Root"].full_name)
-        await self._server.start()
+        self.service = RootService(self.node, tail_heartbeat_s=config.tail_heartbeat_s)
+        if self._server is not None:
+            self._transport.register(self._server)
+            root_pb2_grpc.add_RootServicer_to_server(self.service, self._server)
+            await add_common_services(self._server, ROOT_SERVICE)
+            await self._server.start()
         self._host.add_group(ROOT_GROUP_ID, raw, self.node)
         self._host.start()
         if len(members) == 1:
@@ -335,7 +340,7 @@ class RootServer:
             "first_revision": machine.first_revision,
             "appends": self.node.appends,
             "refusals": self.node.refusals,
-            "tails": self._service.tails if self._service is not None else 0,
+            "tails": self.service.tails if self.service is not None else 0,
             "checkpoint_index": self._newest[0] if self._newest is not None else 0,
             "damaged_checkpoints": len(self.damage),
             "raft": self._host.stats() if self._host is not None else {},

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import grpc
 
-from nokv.errors import EpochNotMatch, NoKVError, NotLeader, Unavailable, UsageError
+from nokv.errors import EpochNotMatch, NoKVError, NotLeader, UsageError
 from nokv.metaroot.node import RootNode
 from nokv.metaroot.wire import (
     EVENTS_PER_BATCH_MAX,
@@ -135,39 +135,15 @@ class RootService(root_pb2_grpc.RootServicer):
             self.tails -= 1
 
     async def _tail(self, revision: int) -> AsyncIterator[root_pb2.RootTailResponse]:
-        node = self._node
-        machine = node.machine
-        orphaned = 0
-        fresh = revision == 0
-        while True:
-            changed = node.changed
-            if machine.last.revision > revision or fresh:
-                if fresh or revision + 1 < machine.first_revision:
-                    outcome = "bootstrap" if fresh else "reload"
-                    last = machine.last
-                    chunks = state_chunks(machine.state)
-                    for n, chunk in enumerate(chunks, start=1):
-                        yield root_pb2.RootTailResponse(
-                            outcome=outcome, state=chunk, last=token_to_pb(last), more=n < len(chunks)
-                        )
-                    revision, fresh = last.revision, False
-                else:
-                    records = machine.read(revision + 1, self._tail_batch)
-                    yield root_pb2.RootTailResponse(
-                        outcome="advance", events=[record_to_pb(r) for r in records], last=token_to_pb(machine.last)
-                    )
-                    revision = records[-1].token.revision
+        async for update in self._node.follow(revision, heartbeat_s=self._tail_heartbeat_s, batch=self._tail_batch):
+            last = token_to_pb(update.last)
+            if update.state is None:
+                events = [record_to_pb(r) for r in update.records]
+                yield root_pb2.RootTailResponse(outcome=update.outcome, events=events, last=last)
                 continue
-            try:
-                async with asyncio.timeout(self._tail_heartbeat_s):
-                    await changed.wait()
-            except TimeoutError:
-                # A replica without a leader cannot tell how far behind it is: let the subscriber find a better one.
-                orphaned = orphaned + 1 if node.leader_id == 0 else 0
-                if orphaned >= 3:
-                    raise Unavailable(f"meta-root {node.node_id} has lost its leader") from None
-                if machine.last.revision >= revision:
-                    yield root_pb2.RootTailResponse(outcome="advance", last=token_to_pb(machine.last))
+            for chunk, more in state_chunks(update.state):  # one at a time: Raft ticks in between
+                yield root_pb2.RootTailResponse(outcome=update.outcome, state=chunk, last=last, more=more)
+                await asyncio.sleep(0)
 
     async def Status(
         self, request: root_pb2.RootStatusRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -245,6 +245,19 @@ class RootState:
         copied.ranges = self.ranges.copy(copied.regions)
         return copied
 
+    def summary(self) -> RootState:
+        """The same without stores, regions and changes: tokens, epochs, fences, lease and seal."""
+        return RootState(
+            self.last,
+            self.cluster_epoch,
+            self.membership_epoch,
+            self.id_fence,
+            self.tso_fence,
+            self.era,
+            self.lease,
+            self.sealed,
+        )
+
     def check(self) -> None:
         """The state's invariants; tests call this after every step."""
         live = [r for r in self.regions.values() if r.state is not RegionState.TOMBSTONE]

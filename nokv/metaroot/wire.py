@@ -11,7 +11,7 @@ Everything read here is hostile until checked. From the log or a file a bad byte
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -563,18 +563,18 @@ def _changes_to_pb(state: RootState, message: root_pb2.RootState) -> None:
     )
 
 
-def state_chunks(state: RootState, regions_per_chunk: int = 2000) -> list[root_pb2.RootState]:
-    """The state in messages of bounded size: the first has everything but the regions beyond the first ones."""
+def state_chunks(state: RootState, regions_per_chunk: int = 2000) -> Iterator[tuple[root_pb2.RootState, bool]]:
+    """(message, whether more follow): the state in messages of bounded size, made one by one. The first has everything
+    but the regions beyond the first ones. The state must not change meanwhile."""
     regions = list(state.regions.values())
     first = state_to_pb(state, catalog=False)
     first.stores.extend(store_to_pb(s) for s in state.stores.values())
     _changes_to_pb(state, first)
-    chunks = [first]
-    for start in range(0, len(regions), regions_per_chunk):
-        if start:
-            chunks.append(root_pb2.RootState())
-        chunks[-1].regions.extend(region_to_pb(r) for r in regions[start : start + regions_per_chunk])
-    return chunks
+    first.regions.extend(region_to_pb(r) for r in regions[:regions_per_chunk])
+    yield first, len(regions) > regions_per_chunk
+    for start in range(regions_per_chunk, len(regions), regions_per_chunk):
+        chunk = root_pb2.RootState(regions=[region_to_pb(r) for r in regions[start : start + regions_per_chunk]])
+        yield chunk, start + regions_per_chunk < len(regions)
 
 
 class StateAssembler:
