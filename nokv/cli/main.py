@@ -149,6 +149,7 @@ def run(argv: list[str] | None = None) -> int:
 
 def run_command(command: click.Command, argv: list[str] | None = None, name: str | None = None) -> int:
     """Run any click command with the manners of this module."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its own lines about failed handshakes; we say why ourselves
     try:
         result = command.main(args=argv, prog_name=name, standalone_mode=False)
         sys.stdout.flush()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,16 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
-from nokv.errors import Busy, DeadlineExceeded, Indeterminate, NoKVError, NotLeader, Unavailable, UsageError
+from nokv.errors import (
+    Busy,
+    DeadlineExceeded,
+    Indeterminate,
+    NoKVError,
+    NotLeader,
+    NotTrusted,
+    Unavailable,
+    UsageError,
+)
 from nokv.metaroot.events import RootEvent, RootRecord, RootToken
 from nokv.metaroot.ports import Appended, TailUpdate
 from nokv.metaroot.state import RootState
@@ -63,6 +73,7 @@ ATTEMPT_S_MAX = 1.5
 PAUSE_S_MIN = 0.01
 PAUSE_S_MAX = 0.25
 END_OF_STREAM: Any = grpc.aio.EOF
+log = logging.getLogger("nokv.metaroot")
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -140,6 +151,7 @@ class Redirector(Generic[S]):
         self._dial = dial
         self._channels: dict[str, tuple[grpc.aio.Channel, S]] = {}
         self._preferred = ""
+        self._told = ""
         self._closed = False
 
     def stub(self, address: str) -> S:
@@ -150,6 +162,16 @@ class Redirector(Generic[S]):
             channel = self._dial(address)
             known = self._channels[address] = (channel, self._make_stub(channel))
         return known[1]
+
+    async def untrusted(self, address: str, error: grpc.aio.AioRpcError) -> NotTrusted | None:
+        """The reason of a failed call, if it is one of certificates; said once in the log."""
+        if not isinstance(self._dial, Dialer):  # a simulated network knows no certificates
+            return None
+        found = await self._dial.refusal(address, error)
+        if found is not None and str(found) != self._told:
+            self._told = str(found)
+            log.warning("%s %s; %s", self._what, found, found.hint)
+        return found
 
     def pause_s(self, attempt: int) -> float:
         return self._rng.uniform(0.5, 1.0) * min(PAUSE_S_MAX, PAUSE_S_MIN * (1 << min(attempt, 8)))
@@ -174,10 +196,9 @@ class Redirector(Generic[S]):
                 self._preferred = address
                 return answer
             except grpc.aio.AioRpcError as rpc_error:
-                if isinstance(self._dial, Dialer):  # a simulated network knows no certificates
-                    untrusted = await self._dial.refusal(address, rpc_error)
-                    if untrusted is not None:
-                        raise untrusted from rpc_error
+                untrusted = await self.untrusted(address, rpc_error)
+                if untrusted is not None:
+                    raise untrusted from rpc_error
                 error = last = error_from_rpc(rpc_error)
             if isinstance(error, NotLeader) and error.address and error.address != address:
                 address = self._preferred = error.address
@@ -328,8 +349,10 @@ class RootClient:
                     if state.last.revision >= revision:
                         revision = state.last.revision
                         yield TailUpdate(message.outcome, [], state, last)
-            except (TimeoutError, grpc.aio.AioRpcError):
+            except TimeoutError:
                 pass  # the next replica
+            except grpc.aio.AioRpcError as error:
+                await self._roots.untrusted(address, error)  # then the next replica
             finally:
                 call.cancel()
             await asyncio.sleep(self._roots.pause_s(min(attempt, 3)))

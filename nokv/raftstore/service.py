@@ -8,6 +8,7 @@ Admin: unary calls; our errors become status codes with trailers `nokv-error` an
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -36,6 +37,7 @@ from nokv.raftstore.peer import KvRequest
 from nokv.raftstore.snapshot import encode_manifest, export_region
 from nokv.raftstore.wire import epoch_from_pb, error_to_pb, peer_from_pb, region_from_pb, region_to_pb
 from nokv.region import Peer, PeerRole, Region
+from nokv.rpc.transport import peer_name
 
 if TYPE_CHECKING:
     from nokv.raftstore.node import StoreNode
@@ -48,6 +50,7 @@ UNANSWERED_MAX = 65_536
 """Groups of one stream that wait for their answer; beyond, nothing more is read from it."""
 REPLIES_PER_MESSAGE_BYTES = 4 << 20
 CHUNK_BYTES = 1 << 20
+logger = logging.getLogger("nokv.raftstore")
 MEMBERSHIP_TIMEOUT_MS = 10_000
 
 
@@ -205,21 +208,21 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             await self._node.prepare_target(region, change.peer, address or store.address_of(peer.store_id))
             return await self._change(change, request.region_id, context)
 
-        return await self._membership(work, context)
+        return await self._membership(work, context, f"add-peer {request.peer.peer_id} of region {request.region_id}")
 
     async def PromotePeer(self, request: admin_pb2.PromotePeerRequest, context: Any) -> admin_pb2.MembershipResponse:
         async def work() -> Region:
             change = self._store.plan(request.region_id, ChangeKind.PROMOTE, Peer(request.peer_id, 0))
             return await self._change(change, request.region_id, context)
 
-        return await self._membership(work, context)
+        return await self._membership(work, context, f"promote-peer {request.peer_id} of region {request.region_id}")
 
     async def RemovePeer(self, request: admin_pb2.RemovePeerRequest, context: Any) -> admin_pb2.MembershipResponse:
         async def work() -> Region:
             change = self._store.plan(request.region_id, ChangeKind.REMOVE, Peer(request.peer_id, 0))
             return await self._change(change, request.region_id, context)
 
-        return await self._membership(work, context)
+        return await self._membership(work, context, f"remove-peer {request.peer_id} of region {request.region_id}")
 
     async def TransferLeader(
         self, request: admin_pb2.TransferLeaderRequest, context: Any
@@ -235,7 +238,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             )
             return peer.region
 
-        return await self._membership(work, context)
+        return await self._membership(work, context, f"transfer-leader {request.peer_id} of region {request.region_id}")
 
     async def _change(self, change: MembershipChange, region_id: int, context: Any) -> Region:
         """Planned truth first, as far as the coordinator can be reached; then the region's own log decides."""
@@ -257,11 +260,17 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self._store.change(change, region_id, max(timeout_ms, 1), done)
         return await future
 
-    async def _membership(self, work: Callable[[], Awaitable[Region]], context: Any) -> admin_pb2.MembershipResponse:
+    async def _membership(
+        self, work: Callable[[], Awaitable[Region]], context: Any, what: str
+    ) -> admin_pb2.MembershipResponse:
+        """Do it and say in the log who asked and how it ended."""
+        who = peer_name(context) or context.peer()
         try:
             region = await work()
         except (NoKVError, ValueError) as error:
+            logger.warning("%s, asked by %s: %s", what, who, error)
             await abort(context, error if isinstance(error, NoKVError) else UsageError(str(error)))
+        logger.info("%s, asked by %s: done", what, who)
         return admin_pb2.MembershipResponse(region=region_to_pb(region))
 
     async def PrepareTarget(

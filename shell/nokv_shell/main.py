@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ MISSING = "nokv-shell needs packages that are not installed ({name}): pip instal
 
 def main() -> int:
     """Entry point. Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 refused, 5 unavailable, 6 corrupt, 130 ^C."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its own lines about failed handshakes; we say why ourselves
     missing = [name for name in ("click", "prompt_toolkit", "pygments") if importlib.util.find_spec(name) is None]
     if missing:
         print(MISSING.format(name=", ".join(missing)), file=sys.stderr)

@@ -102,6 +102,18 @@ def test_verbs_work_over_tls_and_are_refused_without(directory: Path, cluster: L
         ok(*arguments, "--tls-dir", str(cluster.client_tls_dir))
 
 
+def test_the_log_says_who_asked_and_holds_no_value(directory: Path, cluster: LocalCluster) -> None:  # S8, S12
+    canary = "canary-7f3a91"
+    ok("put", "secret", canary, "--dir", directory)
+    ok("migrate", "transfer-leader", "--addr", cluster.get("store-2").address, "--peer", "101",
+       "--tls-dir", str(cluster.client_tls_dir))  # fmt: skip
+    logs = "".join(Path(record.log).read_text("utf-8", "replace") for record in cluster.records)
+    assert "transfer-leader 101 of region 1, asked by admin: done" in logs
+    assert canary not in logs and canary not in (directory / "cluster.json").read_text()
+    for record in cluster.records:
+        assert "BEGIN" not in Path(f"/proc/{record.pid}/cmdline").read_text()
+
+
 def test_the_death_of_the_lease_holder(directory: Path, cluster: LocalCluster) -> None:
     holder = answer("cluster", "status", "--dir", directory)["lease_holder"]
     ok("cluster", "kill", holder, "--dir", directory)
