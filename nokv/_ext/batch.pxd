@@ -2,7 +2,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from nokv._ext.codec cimport put_varint, varint_size
-from nokv._ext.cursor cimport EXPIRY_SIZE, KIND_DELETE, KIND_EXPIRING_PUT, KIND_PUT, kind_expires
+from nokv._ext.cursor cimport EXPIRY_SIZE, KIND_DELETE, KIND_EXPIRING_PUT, KIND_PUT, KIND_RANGE_DELETE, kind_expires
 
 cdef enum:
     BATCH_HEADER_SIZE = 12          # first sequence u64, count u32
@@ -12,7 +12,8 @@ cdef enum:
 
 cdef inline bint record_is_known(int kind, uint64_t value_size) noexcept nogil:
     """May a batch hold a record of this kind, with a stored value of this size?"""
-    return kind == KIND_PUT or kind == KIND_DELETE or (kind == KIND_EXPIRING_PUT and value_size >= EXPIRY_SIZE)
+    return kind == KIND_PUT or kind == KIND_DELETE or (kind == KIND_EXPIRING_PUT and value_size >= EXPIRY_SIZE) or (
+        kind == KIND_RANGE_DELETE and value_size > 0)
 
 # record: kind u8 | varint size of prefix | prefix = family u8, user key | unless a delete: varint size of value | value
 cdef inline uint64_t record_size(int kind, uint64_t key_size, uint64_t value_size) noexcept nogil:
@@ -47,8 +48,10 @@ cdef class WriteBatch:
     cdef object resolve
     cdef object now_ms
     cdef int family_id(self, object family) except -1
+    cdef int add_range(self, int family, object start, object end) except -1
     cdef int add(self, int kind, int family, bytes key, bytes value) except -1
 
+cdef bytes range_end(int family, object end)
 cdef bytes as_bytes(object value, str what)
 cdef int check_sizes(bytes key, Py_ssize_t value_size) except -1
 cdef uint64_t expiry_of(object ttl, object now_ms) except 0

@@ -10,7 +10,7 @@ from libc.string cimport memcpy
 
 from nokv._ext.codec cimport Reader, left, put_fixed32, put_fixed64, read_byte, read_bytes, read_fixed32, read_fixed64
 from nokv._ext.codec cimport reader
-from nokv._ext.cursor cimport EXPIRY_SIZE, KIND_DELETE, KIND_EXPIRING_PUT, KIND_PUT, kind_expires
+from nokv._ext.cursor cimport EXPIRY_SIZE, KIND_DELETE, KIND_EXPIRING_PUT, KIND_PUT, KIND_RANGE_DELETE, compare_bytes, kind_expires
 
 from nokv.errors import BytesRequired, Corruption, UsageError
 
@@ -37,6 +37,15 @@ cdef int check_sizes(bytes key, Py_ssize_t value_size) except -1:
     return 0
 
 
+cdef bytes range_end(int family, object end):
+    """Family || user key at which a range ends; None: after the family's last key."""
+    if end is not None:
+        return bytes((family,)) + as_bytes(end, "end")
+    if family < 255:
+        return bytes((family + 1,))
+    return b"\xff" * (KEY_BYTES_MAX + 1) + b"\0"
+
+
 cdef uint64_t expiry_of(object ttl, object now_ms) except 0:
     """The Unix millisecond at which a value put at `now_ms` with this time to live is absent."""
     if type(ttl) is not int or not 0 < ttl <= TTL_MS_LIMIT:
@@ -60,7 +69,7 @@ cdef bytes with_expiry(uint64_t expiry, bytes value):
 
 
 cdef class WriteBatch:
-    """`put` and `delete` collect; `db.write(batch)` applies all or nothing, in order. Reusable after `clear()`, and as it is."""
+    """`put`, `delete` and `delete_range` collect; `db.write(batch)` applies all or nothing, in order. Reusable after `clear()`, and as it is."""
 
     def __cinit__(self, *args, **kwargs):
         self.capacity = 256
@@ -149,6 +158,22 @@ cdef class WriteBatch:
     def delete(self, key, family=None):
         self.add(KIND_DELETE, 0 if family is None else self.family_id(family), as_bytes(key, "key"), None)
 
+    def delete_range(self, start, end, family=None):
+        """Every key in start <= key < end (None: open); what the batch puts there later stays."""
+        self.add_range(0 if family is None else self.family_id(family), start, end)
+
+    cdef int add_range(self, int family, object start, object end) except -1:
+        cdef bytes first = b"" if start is None else as_bytes(start, "start")
+        cdef bytes last = range_end(family, end)
+        if PyBytes_GET_SIZE(first) > KEY_BYTES_MAX or (end is not None and PyBytes_GET_SIZE(last) > KEY_BYTES_MAX + 1):
+            check_sizes(first, 0)
+            check_sizes(last[1:], 0)
+        if end is not None and first >= last[1:]:
+            if first == last[1:]:
+                return 0
+            raise UsageError("the range's start is after its end", hint="a range is start <= key < end")
+        return self.add(KIND_RANGE_DELETE, family, first, last)
+
     def put_many(self, pairs, family=None):
         """One C loop over (key, value) pairs."""
         cdef int number = 0 if family is None else self.family_id(family)
@@ -191,7 +216,8 @@ cdef class WriteBatch:
 
 
 def decode_batch(const uint8_t[::1] payload not None):
-    """(first sequence, [(kind, family, key, stored value, None for a delete)]); Corruption with the offset inside the payload."""
+    """(first sequence, [(kind, family, key, stored value)]): None for a delete; for a range delete the family || user key at which it
+    ends. Corruption with the offset inside the payload."""
     cdef Reader r = reader(&payload[0] if payload.shape[0] else NULL, <size_t>payload.shape[0])
     cdef size_t total = <size_t>payload.shape[0]
     cdef uint64_t sequence = 0
@@ -213,6 +239,8 @@ def decode_batch(const uint8_t[::1] payload not None):
         if not record_is_known(kind, value_size):
             raise Corruption("write batch has an unknown kind, or a value that is none of its kind", offset=total - left(&r),
                              found=kind)
+        if kind == KIND_RANGE_DELETE and compare_bytes(prefix, prefix_size, value, value_size) >= 0:
+            raise Corruption("write batch has a range delete that ends before it begins", offset=total - left(&r))
         found.append((kind, prefix[0], prefix[1:prefix_size], None if kind == KIND_DELETE else value[:value_size]))
     if left(&r):
         raise Corruption("write batch has bytes after its last record", offset=total - left(&r))

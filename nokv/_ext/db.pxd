@@ -40,6 +40,7 @@ cdef class Core:
     cdef object user_value(self, View view, int kind, const Slice* value)
     cdef int write_one(self, int kind, uint8_t family, object key, object value, object sync) except -1
     cdef int put_expiring(self, uint8_t family, object key, object value, object ttl, object sync) except -1
+    cdef int _delete_range(self, int family, start, end, sync) except -1
     cdef int _put_many(self, int family, object pairs, object sync) except -1
     cdef int write_payload(self, WriteBatch batch, bint log) except -1
     cdef int after_log(self, object sync) except -1
@@ -47,6 +48,8 @@ cdef class Core:
     cdef void let_go(self, uint64_t sequence) noexcept
     cdef int hold_moment(self, uint64_t now_ms) except -1
     cdef void let_go_moment(self, uint64_t now_ms) noexcept
-    cdef Cursor* open_cursor(self, View view) except NULL
+    cdef Cursor* open_cursor(self, View view, uint64_t sequence) except NULL
+    cdef Cursor* open_raw_cursor(self, View view) except NULL
+    cdef bint range_written(self, View view, Slice lower, const Slice* upper, uint64_t after) except *
     cdef object new_scan(self, uint8_t family, uint64_t sequence, uint64_t now_ms, start, end, prefix, bint reverse,
                          limit, bint keys, bint values)

@@ -36,6 +36,7 @@ from nokv._ext.cursor cimport (
     KIND_DELETE,
     KIND_EXPIRING_PUT,
     KIND_PUT,
+    KIND_RANGE_DELETE,
     TRAILER_SIZE,
     Cursor,
     Slice,
@@ -47,6 +48,7 @@ from nokv._ext.cursor cimport (
 )
 from nokv._ext.memtable cimport MemTable, hash_prefix, prefetch_slot
 from nokv._ext.merge cimport OwnedCursor, merge_cursors
+from nokv._ext.ranges cimport RangeList, RangeSource, hiding_cursor, ranges_written
 from nokv._ext.valuefile cimport read_value
 from nokv._ext.version cimport Version
 from nokv._ext.wal cimport RECORD_BATCH, LiveSegmentReader, SegmentReader, SegmentWriter, WalCore
@@ -371,7 +373,7 @@ cdef class Core:
             writer.append_written(RECORD_BATCH, batch.data, batch.size)
             self.wal.appended += 1
             self.wal.appended_bytes += batch.size
-        if _insert(self.view.mem, batch.data, batch.size, self.newest_snapshot) != 1:
+        if _insert(self, self.view.mem, batch.data, batch.size, self.newest_snapshot) != 1:
             self._poison("out of memory after a record was logged")
             raise MemoryError()
         if self.view.mem.t.expiring:
@@ -442,6 +444,17 @@ cdef class Core:
         """Forget `key`, which need not exist."""
         self.write_one(KIND_DELETE, 0, key, None, sync)
 
+    def delete_range(self, start, end, *, sync=None):
+        """Forget every key in start <= key < end (None: open). One record, however many keys there are."""
+        self._delete_range(0, start, end, sync)
+
+    cdef int _delete_range(self, int family, start, end, sync) except -1:
+        cdef WriteBatch batch = WriteBatch()
+        self.check_open()
+        batch.add_range(family, start, end)
+        self.write(batch, sync=sync)
+        return 0
+
     def put_many(self, pairs, *, sync=None):
         """Store all (key, value) pairs atomically: one log record, one C loop. A dict does too."""
         self._put_many(0, pairs, sync)
@@ -474,7 +487,7 @@ cdef class Core:
             last = get_fixed64(data) + get_fixed32(data + 8) - 1
             if last <= flushed:
                 continue
-            done = _insert(mem, data, size, 0)
+            done = _insert(self, mem, data, size, 0)
             if mem.t.expiring:
                 self.expiring = True
             if done == CURSOR_NO_MEMORY:
@@ -508,7 +521,7 @@ cdef class Core:
             stop = begin + get_fixed32(data + 8) - 1
             if stop <= flushed:
                 continue
-            done = _insert(mem, data, size, self.sequence)
+            done = _insert(self, mem, data, size, self.sequence)
             if done == CURSOR_NO_MEMORY:
                 raise MemoryError()
             if done != 1:
@@ -582,7 +595,59 @@ cdef class Core:
         return Snapshot(self)
 
     # -- scans --------------------------------------------------------------------------------------------------------
-    cdef Cursor* open_cursor(self, View view) except NULL:
+    cdef Cursor* open_cursor(self, View view, uint64_t sequence) except NULL:
+        """A cursor over the entries of a view, in which those are missing that a range delete hides from a reader at `sequence`."""
+        cdef Cursor* inner = self.open_raw_cursor(view)
+        cdef Cursor* hiding
+        cdef RangeSource* sources
+        cdef RangeList** lists
+        cdef MemTable mem
+        cdef int count = 0, n = 0, i
+        cdef tuple memtables = (view.mem, *view.immutables)     # now: from the count on nobody else may run
+        for item in memtables:
+            count += (<MemTable>item).t.piece_count
+        if count == 0 and view.version.range_source_count == 0:
+            return inner
+        sources = <RangeSource*>malloc((count + view.version.range_source_count) * sizeof(RangeSource))
+        lists = <RangeList**>malloc((count + 1) * sizeof(RangeList*))
+        hiding = NULL
+        if sources != NULL and lists != NULL:
+            for item in memtables:
+                mem = <MemTable>item
+                for i in range(mem.t.piece_count):
+                    lists[n] = mem.t.pieces[i]
+                    sources[n].lists = &lists[n]
+                    sources[n].count = 1
+                    n += 1
+            for i in range(view.version.range_source_count):
+                sources[n] = view.version.range_sources[i]
+                n += 1
+            hiding = hiding_cursor(inner, sources, n, sequence)
+        free(sources)
+        free(lists)
+        if hiding == NULL:
+            inner.ops.destroy(inner)
+            raise MemoryError()
+        return hiding
+
+    cdef bint range_written(self, View view, Slice lower, const Slice* upper, uint64_t after) except *:
+        """Did a range delete after the sequence `after` touch lower <= key < upper (NULL: open)?"""
+        cdef MemTable mem
+        cdef RangeSource* source
+        cdef int i, j
+        for item in (view.mem, *view.immutables):
+            mem = <MemTable>item
+            for i in range(mem.t.piece_count):
+                if ranges_written(mem.t.pieces[i], lower, upper, after):
+                    return True
+        for i in range(view.version.range_source_count):
+            source = &view.version.range_sources[i]
+            for j in range(source.count):
+                if ranges_written(source.lists[j], lower, upper, after):
+                    return True
+        return False
+
+    cdef Cursor* open_raw_cursor(self, View view) except NULL:
         cdef Cursor** parts
         cdef Cursor* merged
         cdef int count = 0, tables, most, i
@@ -657,7 +722,7 @@ cdef class Core:
 
     def _scan_all(self, View view not None):
         """For tests and checks: every visible or invisible entry as (prefix, sequence, kind, value)."""
-        cdef Cursor* c = self.open_cursor(view)
+        cdef Cursor* c = self.open_raw_cursor(view)
         cdef uint64_t packed
         cdef list found = []
         try:
@@ -702,7 +767,33 @@ cdef inline bint _read_record(Reader* r, Record* record) noexcept nogil:
     return record_is_known(record.kind, record.value_size)
 
 
-cdef int _insert(MemTable mem, const uint8_t* data, size_t size, uint64_t newest_snapshot) noexcept:
+cdef int _insert_range(Core core, MemTable mem, uint64_t sequence, const Record* record, uint64_t newest_snapshot) noexcept:
+    """As `_insert`."""
+    cdef Slice start, end
+    cdef uint64_t* held = core.live
+    cdef size_t count = <size_t>core.live_count
+    cdef int done
+    start.data = record.prefix
+    start.size = record.prefix_size
+    end.data = record.value
+    end.size = record.value_size
+    if compare_bytes(start.data, start.size, end.data, end.size) >= 0:
+        return 0
+    if newest_snapshot > core.newest_snapshot:          # a reader beside a writer: what it shows now counts as held
+        held = <uint64_t*>malloc((count + 1) * sizeof(uint64_t))
+        if held == NULL:
+            return CURSOR_NO_MEMORY
+        if count:
+            memcpy(held, core.live, count * sizeof(uint64_t))
+        held[count] = newest_snapshot
+        count += 1
+    done = mem.add_range(sequence, start, end, held, count)
+    if held != core.live:
+        free(held)
+    return 1 if done == CURSOR_OK else done
+
+
+cdef int _insert(Core core, MemTable mem, const uint8_t* data, size_t size, uint64_t newest_snapshot) noexcept:
     """Insert every record of a batch payload: 1, 0 malformed (a prefix may be in), or CURSOR_NO_MEMORY. Reads some records ahead,
     so that the hash index's cache misses overlap."""
     cdef Reader r = reader(data, size)
@@ -710,6 +801,7 @@ cdef int _insert(MemTable mem, const uint8_t* data, size_t size, uint64_t newest
     cdef Record* record
     cdef uint64_t sequence = 0
     cdef uint32_t count = 0, i, read = 0
+    cdef int done
     if not read_fixed64(&r, &sequence) or not read_fixed32(&r, &count):
         return 0
     for i in range(count):
@@ -721,7 +813,11 @@ cdef int _insert(MemTable mem, const uint8_t* data, size_t size, uint64_t newest
             prefetch_slot(&mem.t, record.hash)
             read += 1
         record = &ahead[i & (AHEAD - 1)]
-        if mem.add_hashed(sequence + i, record.kind, record.prefix, record.prefix_size, record.hash, record.value,
+        if record.kind == KIND_RANGE_DELETE:
+            done = _insert_range(core, mem, sequence + i, record, newest_snapshot)
+            if done != 1:
+                return done
+        elif mem.add_hashed(sequence + i, record.kind, record.prefix, record.prefix_size, record.hash, record.value,
                           record.value_size, newest_snapshot) != CURSOR_OK:
             return CURSOR_NO_MEMORY
     return 1 if left(&r) == 0 else 0
@@ -845,7 +941,7 @@ cdef class Scan:
         cdef bytes target
         cdef Slice key
         cdef Cursor* c
-        self.c = self.core.open_cursor(self.view)
+        self.c = self.core.open_cursor(self.view, self.sequence)
         c = self.c
         self.started = True
         if not self.reverse:
@@ -1110,6 +1206,14 @@ cdef class Family:
 
     def delete(self, key, *, sync=None):
         self.core.write_one(KIND_DELETE, <uint8_t>self.id, key, None, sync)
+
+    def delete_range(self, start, end, *, sync=None):
+        self.core._delete_range(self.id, start, end, sync)
+
+    def compact(self, start=None, end=None):
+        """Rewrite the tables that touch start <= key < end (None: open), without superseded versions and what is deleted or has
+        expired."""
+        self.core._compact_family(self.id, start, end)
 
     def put_many(self, pairs, *, sync=None):
         self.core._put_many(self.id, pairs, sync)

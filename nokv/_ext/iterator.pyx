@@ -92,6 +92,11 @@ cdef object bounds(int family, start, end, prefix):
     return head + lower, upper
 
 
+def family_bounds(int family, start, end):
+    """(lower, upper or None), family || user key. UsageError for a reversed range."""
+    return bounds(family, start, end, None)
+
+
 @cython.no_gc_clear          # what a cursor points into must outlive it, also when a cycle is collected
 cdef class Iterator:
     """Made by `iterator()` of a database, a family or a snapshot. Stands on nothing until the first seek."""
@@ -126,7 +131,7 @@ cdef class Iterator:
         if now_ms:
             core.hold_moment(now_ms)
         self.view = core.view
-        self.c = core.open_cursor(self.view)
+        self.c = core.open_cursor(self.view, self.sequence)
 
     def __dealloc__(self):
         self._release()
@@ -387,15 +392,22 @@ def changed(Core core not None, uint64_t sequence, list ranges not None, bint ta
     keeps writers out."""
     cdef View view = core.view
     cdef Cursor* c
-    cdef Slice target
+    cdef Slice target, bound
     cdef bytes lower, upper, key
     cdef size_t size
     if not tables:
         view = View(view.mem, view.immutables, Version([]))
-    c = core.open_cursor(view)
+    c = core.open_raw_cursor(view)
     try:
         for lower, upper in ranges:
             key = lower + NEWEST
+            target.data = <const uint8_t*>PyBytes_AS_STRING(lower)
+            target.size = <size_t>len(lower)
+            if upper is not None:
+                bound.data = <const uint8_t*>PyBytes_AS_STRING(upper)
+                bound.size = <size_t>len(upper)
+            if core.range_written(view, target, NULL if upper is None else &bound, sequence):
+                return lower, upper
             target.data = <const uint8_t*>PyBytes_AS_STRING(key)
             target.size = <size_t>len(key)
             c.ops.seek(c, target)

@@ -1,6 +1,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from nokv._ext.cursor cimport Cursor, Slice
+from nokv._ext.ranges cimport RangeList
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_mutex_t:
@@ -8,6 +9,7 @@ cdef extern from "<pthread.h>" nogil:
 
 cdef enum:
     HEIGHT_MAX = 12
+    PIECES_MAX = 64                 # each holds at least twice as much as the next: never reached
 
 cdef struct Entry:                  # one version of a key; its value follows
     Entry* older
@@ -45,6 +47,9 @@ cdef struct Table:                  # everything a cursor needs, without a Pytho
     uint64_t largest_sequence
     Node* pending                   # keys that the hash index knows and the skiplist does not, the latest first
     uint64_t pending_count
+    RangeList* pieces[64]           # range deletes; each list is at least twice as long as the one after it
+    int piece_count
+    uint64_t range_deletes          # that were ever added
     bint settling                   # somebody puts keys into the skiplist
     pthread_mutex_t settled         # held by whoever does
 
@@ -57,6 +62,8 @@ cdef class MemTable:
                         const uint8_t* value, size_t value_size, uint64_t newest_snapshot) noexcept nogil
     cdef int get(self, const uint8_t* prefix, size_t prefix_size, uint64_t hash, uint64_t sequence, Slice* value,
                  int* kind) noexcept nogil
+    cdef int add_range(self, uint64_t sequence, Slice start, Slice end, const uint64_t* snapshots, size_t snapshot_count) noexcept nogil
+    cdef uint64_t cover(self, const uint8_t* prefix, size_t prefix_size, uint64_t sequence) noexcept nogil
     cdef int settle(self) except -1
     cdef Cursor* cursor(self) noexcept nogil
 

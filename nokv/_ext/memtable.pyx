@@ -8,6 +8,9 @@ Threads: one writer at a time, who holds the GIL; readers need no lock (a node i
 is freed before the whole table is). The hash index grows in place, so point reads of the *active* table hold the GIL, as its writer
 does. `settle` takes what is pending under the GIL and links without it; meanwhile the writer leaves the skiplist alone.
 
+Range deletes lie beside the keys: lists of fragments (ranges.pyx), merged so that there are few, each of which replaces others as a
+whole. Like point reads, whoever takes them from the active table holds the GIL.
+
 A new version of a key goes in front of its chain. If no snapshot can see the version it supersedes, it takes that one's place
 instead: hot keys do not grow (BENCH.md, design consequence 3).
 """
@@ -29,6 +32,8 @@ from nokv._ext.cursor cimport (
     put_trailer,
     read_trailer,
 )
+
+from nokv._ext.ranges cimport RangeItem, RangeList, Ranges, ranges_build, ranges_cover, ranges_merge, ranges_release, ranges_retain
 
 cdef extern from *:
     """
@@ -69,6 +74,7 @@ cdef enum:
     CHUNK_FIRST = 65536
     CHUNK_MAX = 4194304
     SLOTS_FIRST = 1024
+    RANGE_BYTES = 128
     SETTLE_HELD_MAX = 128           # so few are linked with the GIL held: cheaper than to drop and take it
 
 cdef uint64_t POINTER_MASK = (<uint64_t>1 << 48) - 1
@@ -426,6 +432,9 @@ cdef class MemTable:
     def __dealloc__(self):
         cdef Chunk* chunk = self.t.chunks
         cdef Chunk* following
+        cdef int i
+        for i in range(self.t.piece_count):
+            ranges_release(self.t.pieces[i])
         while chunk != NULL:
             following = chunk.next
             free(chunk)
@@ -510,20 +519,76 @@ cdef class MemTable:
 
     cdef int get(self, const uint8_t* prefix, size_t prefix_size, uint64_t hash, uint64_t sequence, Slice* value,
                  int* kind) noexcept nogil:
-        """Newest entry with a sequence <= `sequence`: 1 and its value and kind, or 0. `hash` is hash_prefix(prefix)."""
+        """Newest entry with a sequence <= `sequence`: 1 and its value and kind (a delete, if a range delete is newer), or 0. `hash`
+        is hash_prefix(prefix)."""
         cdef Node* node = _lookup(&self.t, prefix, prefix_size, hash)
-        cdef Entry* entry
-        if node == NULL:
-            return 0
-        entry = <Entry*>nokv_load_acquire(<void**>&node.newest)
-        while entry != NULL and (entry.packed >> 8) > sequence:
-            entry = entry.older
+        cdef Entry* entry = NULL
+        cdef uint64_t covered
+        if node != NULL:
+            entry = <Entry*>nokv_load_acquire(<void**>&node.newest)
+            while entry != NULL and (entry.packed >> 8) > sequence:
+                entry = entry.older
+        if self.t.piece_count:
+            covered = self.cover(prefix, prefix_size, sequence)
+            if covered > (0 if entry == NULL else entry.packed >> 8):
+                kind[0] = KIND_DELETE
+                value.data = NULL
+                value.size = 0
+                return 1
         if entry == NULL:
             return 0
         kind[0] = <int>(entry.packed & 255)
         value.data = _value(entry)
         value.size = entry.value_size
         return 1
+
+    cdef int add_range(self, uint64_t sequence, Slice start, Slice end, const uint64_t* snapshots, size_t snapshot_count) noexcept nogil:
+        """Delete start <= key < end (family || user key) as of `sequence`. `snapshots`: whatever is read at, but for sequences from
+        this one on; rising. CURSOR_OK, or CURSOR_NO_MEMORY and nothing has changed."""
+        cdef Table* t = &self.t
+        cdef RangeItem item
+        cdef RangeList* fresh
+        cdef RangeList* merged
+        cdef RangeList* pair[2]
+        cdef int keep = t.piece_count
+        cdef int i
+        item.start = start
+        item.end = end
+        item.sequence = sequence
+        fresh = ranges_build(&item, 1, NULL, 0, False)
+        if fresh == NULL:
+            return CURSOR_NO_MEMORY
+        while keep > 0 and (t.pieces[keep - 1].sequence_count < 2 * fresh.sequence_count or keep == PIECES_MAX):
+            keep -= 1
+            pair[0] = t.pieces[keep]
+            pair[1] = fresh
+            merged = ranges_merge(pair, 2, snapshots, snapshot_count, False)
+            ranges_release(fresh)
+            if merged == NULL:
+                return CURSOR_NO_MEMORY
+            fresh = merged
+        for i in range(keep, t.piece_count):
+            ranges_release(t.pieces[i])
+        t.pieces[keep] = fresh
+        t.piece_count = keep + 1
+        t.used += RANGE_BYTES + 2 * (start.size + end.size)     # two fragments; it only grows, so that a log full of these ends too
+        t.range_deletes += 1
+        t.largest_sequence = sequence
+        return CURSOR_OK
+
+    cdef uint64_t cover(self, const uint8_t* prefix, size_t prefix_size, uint64_t sequence) noexcept nogil:
+        """The newest range delete of a key that a reader at `sequence` sees; 0: none."""
+        cdef uint64_t newest = 0, found
+        cdef int i
+        for i in range(self.t.piece_count):
+            found = ranges_cover(self.t.pieces[i], prefix, prefix_size, sequence)
+            if found > newest:
+                newest = found
+        return newest
+
+    def ranges(self):
+        """The range deletes, as a list of Ranges."""
+        return [Ranges.make(ranges_retain(self.t.pieces[i])) for i in range(self.t.piece_count)]
 
     cdef int settle(self) except -1:
         """Bring every key that was added before this call into order: a cursor sees no other."""
@@ -619,7 +684,11 @@ cdef class MemTable:
 
     @property
     def allocated_bytes(self):
-        return self.t.allocated + self.t.slot_count * 8
+        cdef uint64_t total = self.t.allocated + self.t.slot_count * 8
+        cdef int i
+        for i in range(self.t.piece_count):
+            total += self.t.pieces[i].size
+        return total
 
     @property
     def slots(self):
@@ -634,7 +703,7 @@ cdef class MemTable:
         return self.t.largest_sequence
 
     def __len__(self):
-        return self.t.entries
+        return self.t.entries + self.t.range_deletes
 
 
 # -- cursor -----------------------------------------------------------------------------------------------------------

@@ -338,7 +338,7 @@ def committed_many(Core core not None, keys not None, uint64_t ts, uint8_t write
     core.check_open()
     view = core.view
     sequence = core.sequence
-    c = core.open_cursor(view)
+    c = core.open_cursor(view, sequence)
     try:
         for key in keys:
             if key is None:

@@ -8,6 +8,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from nokv._ext.blockcache cimport BlockCache, CacheData, CachedBlock
 from nokv._ext.cursor cimport Cursor, Slice
+from nokv._ext.ranges cimport RangeList
 
 cdef enum:
     CODEC_NONE = 0                      # codec values never change
@@ -30,7 +31,8 @@ cdef struct TableData:
     uint8_t* verified                   # one byte per block: its checksum was right once
     const uint8_t* filter
     uint64_t filter_lines
-    Slice smallest                      # family || user key
+    RangeList* ranges                   # range deletes; NULL: none
+    Slice smallest                      # family || user key; its range deletes lie within these two
     Slice largest
     bint has_global_sequence
     uint64_t global_sequence
@@ -60,6 +62,7 @@ cdef class Table:
     cdef _damaged(self, uint64_t offset, str reason, expected=*, found=*)
     cdef const uint8_t* _meta_block(self, uint64_t offset, uint64_t size, uint64_t end, str name) except NULL
     cdef _open(self)
+    cdef uint64_t _read_ranges(self, uint64_t filter_offset) except? 0
     cdef _read_properties(self, uint64_t offset, uint64_t size)
     cdef _read_index(self, uint64_t offset, uint64_t size, uint64_t data_end)
     cdef _check_meta(self, meta)

@@ -1,6 +1,6 @@
 """Reading a sorted string table (docs/formats/sst.md).
 
-    data block ... | filter block | properties block | index block | footer (64 bytes)
+    data block ... | range block (if there are range deletes) | filter block | properties block | index block | footer (64 bytes)
     block   = payload | codec (1) | raw size (4) | CRC-32C of payload, codec and raw size (4)
     entry   = varint shared | varint unshared | varint value size | unshared key bytes | value
     payload = entries | offset of each restart point (4 each) | how many (4)
@@ -45,6 +45,7 @@ from nokv._ext.cursor cimport (
     CURSOR_OK,
     Cursor,
     CursorOps,
+    KIND_DELETE,
     Slice,
     TRAILER_SIZE,
     compare_bytes,
@@ -54,6 +55,7 @@ from nokv._ext.cursor cimport (
     read_trailer,
 )
 from nokv._ext.merge cimport OwnedCursor
+from nokv._ext.ranges cimport Ranges, ranges_cover, ranges_decode, ranges_release, ranges_retain
 
 from nokv.errors import Corruption, NotSupported
 
@@ -467,15 +469,28 @@ cdef void table_cursor_reset(Cursor* c, TableData* t) noexcept nogil:
         tc.table = t
 
 
+cdef inline int covered_by(uint64_t range_delete, Slice* value, int* kind) noexcept nogil:
+    """The answer for a key that has no entry of its own, or only an older one: a delete, if there is a range delete."""
+    if range_delete == 0:
+        return 0
+    kind[0] = KIND_DELETE
+    value.data = NULL
+    value.size = 0
+    return 1
+
+
 cdef int table_get(TableData* t, const uint8_t* prefix, size_t size, uint64_t hash, uint64_t sequence,
                    Slice* value, int* kind, CachedBlock** pin) noexcept nogil:
     cdef TableCursor tc
     cdef uint8_t[STACK_KEY] room
     cdef uint8_t[TRAILER_SIZE] trailer
     cdef int found = 0
+    cdef uint64_t covered = 0
     pin[0] = NULL
+    if t.ranges != NULL:
+        covered = ranges_cover(t.ranges, prefix, size, sequence)
     if not filter_may_hold(t, hash):
-        return 0
+        return covered_by(covered, value, kind)
     if t.has_global_sequence and t.global_sequence > sequence:
         return 0
     memset(&tc, 0, sizeof(tc))
@@ -488,10 +503,15 @@ cdef int table_get(TableData* t, const uint8_t* prefix, size_t size, uint64_t ha
         found = tc.base.status
     elif tc.base.valid and tc.key_size == size + TRAILER_SIZE and memcmp(tc.key, prefix, size) == 0:
         found = 1
-        value[0] = tc.base.value
-        kind[0] = <int>(read_trailer(tc.key + size) & 255)
-        pin[0] = tc.view.pin
-        tc.view.pin = NULL
+        if covered > (read_trailer(tc.key + size) >> 8):
+            covered_by(covered, value, kind)
+        else:
+            value[0] = tc.base.value
+            kind[0] = <int>(read_trailer(tc.key + size) & 255)
+            pin[0] = tc.view.pin
+            tc.view.pin = NULL
+    else:
+        found = covered_by(covered, value, kind)
     unload(&tc)
     if tc.key_on_heap:
         free(tc.key)
@@ -535,6 +555,7 @@ cdef class Table:
     def __dealloc__(self):
         if self.t.cache_id:
             cache_forget(self.t.cache, self.t.cache_id)
+        ranges_release(self.t.ranges)
         free(self.t.index)
         free(self.t.verified)
         if self.view != NULL:
@@ -584,9 +605,32 @@ cdef class Table:
                 raise self._damaged(filter_offset, "the filter is not made of whole lines")
             self.t.filter = self.t.base + filter_offset + padding
             self.t.filter_lines = (filter_size - padding) // LINE
-        self._read_index(index_offset, index_size, filter_offset)
+        self._read_index(index_offset, index_size, self._read_ranges(filter_offset))
         if self.properties["codec"] == "zstd":
             import zstandard  # noqa: F401   here, so that decode_zstd need not import anything new
+
+    cdef uint64_t _read_ranges(self, uint64_t filter_offset) except? 0:
+        """Where the data ends. The range block, if there is one, lies between data and filter."""
+        cdef uint64_t size = self.properties["range_block_bytes"]
+        cdef uint64_t offset
+        if size == 0 and self.properties["range_deletes"] == 0:
+            return filter_offset
+        if self.version == FORMAT_VERSION_PLAIN or self.properties["external"] or self.t.has_global_sequence:
+            raise self._damaged(filter_offset, "a table that must not have range deletes has some")
+        if filter_offset < BLOCK_TRAILER_SIZE or size > filter_offset - BLOCK_TRAILER_SIZE:
+            raise self._damaged(filter_offset, "the range block lies before the file")
+        offset = filter_offset - BLOCK_TRAILER_SIZE - size
+        self._meta_block(offset, size, filter_offset, "range")
+        self.t.ranges = ranges_decode(self.t.base + offset, size, self.path, offset)
+        if self.t.ranges.count == 0 or self.t.ranges.count != self.properties["range_deletes"]:
+            raise self._damaged(offset, "the number of range deletes is wrong", self.properties["range_deletes"],
+                                self.t.ranges.count)
+        ranges = Ranges.make(ranges_retain(self.t.ranges))
+        if ranges.smallest < self.properties["smallest"] or ranges.largest > self.properties["largest"] \
+                or ranges.largest_sequence > self.properties["max_sequence"] \
+                or ranges.smallest_sequence < self.properties["min_sequence"]:
+            raise self._damaged(offset, "a range delete lies outside what the properties state")
+        return offset
 
     cdef _read_properties(self, uint64_t offset, uint64_t size):
         cdef Reader r = reader(self.t.base + offset, size)
@@ -700,6 +744,10 @@ cdef class Table:
         finally:
             release_block(pin)
 
+    def ranges(self):
+        """Its range deletes, or None."""
+        return None if self.t.ranges == NULL else Ranges.make(ranges_retain(self.t.ranges))
+
     def cursor(self):
         return OwnedCursor.make(table_cursor(&self.t), self)
 
@@ -714,12 +762,20 @@ cdef class Table:
         self._meta_block(get_fixed64(footer + 32), get_fixed64(footer + 40), footer_offset, "index")
         self._meta_block(get_fixed64(footer + 16), get_fixed64(footer + 24), get_fixed64(footer + 32), "properties")
         self._meta_block(get_fixed64(footer), get_fixed64(footer + 8), get_fixed64(footer + 16), "filter")
+        if self.t.ranges != NULL:
+            self._meta_block(get_fixed64(footer) - BLOCK_TRAILER_SIZE - <uint64_t>self.properties["range_block_bytes"],
+                             self.properties["range_block_bytes"], get_fixed64(footer), "range")
         with nogil:
             status = verify_blocks(&self.t, &entries)
         self.raise_status(status)
         if entries != self.properties["entries"]:
             raise self._damaged(0, "the number of entries is wrong", self.properties["entries"], entries)
         return entries
+
+
+cdef inline bint misses(TableData* t, int order) noexcept nogil:
+    """The order of an outermost key and the bound that the properties state: with range deletes a key may lie within it."""
+    return order != 0 if t.ranges == NULL else order < 0
 
 
 cdef int verify_blocks(TableData* t, uint64_t* entries) noexcept nogil:
@@ -757,7 +813,7 @@ cdef int verify_blocks(TableData* t, uint64_t* entries) noexcept nogil:
         if not filter_may_hold(t, filter_hash(c.key.data, c.key.size - TRAILER_SIZE)):
             bad_entry(tc, "the filter denies a key that is there")
             break
-        if last.size == 0 and compare_bytes(c.key.data, c.key.size - TRAILER_SIZE, t.smallest.data, t.smallest.size):
+        if last.size == 0 and misses(t, compare_bytes(c.key.data, c.key.size - TRAILER_SIZE, t.smallest.data, t.smallest.size)):
             bad_entry(tc, "the first key is not the smallest that the properties state")
             break
         if c.key.size > room_size:
@@ -771,8 +827,8 @@ cdef int verify_blocks(TableData* t, uint64_t* entries) noexcept nogil:
         last.data = room
         last.size = c.key.size
         c.ops.next(c)
-    if c.status == CURSOR_OK and (last.size == 0 or compare_bytes(last.data, last.size - TRAILER_SIZE, t.largest.data,
-                                                                  t.largest.size)):
+    if c.status == CURSOR_OK and (last.size == 0 or misses(t, compare_bytes(t.largest.data, t.largest.size, last.data,
+                                                                            last.size - TRAILER_SIZE))):
         bad_entry(tc, "the last key is not the largest that the properties state")
     status = c.status
     free(room)
@@ -794,7 +850,9 @@ PROPERTIES = {
     11: "external",
     12: "families",                     # of an external table: "id name" lines, so that nobody reads it under other ids
     13: "expiring",                     # how many entries have an expiry
+    14: "range_deletes",                # how many fragments
+    15: "range_block_bytes",            # size of the range block's payload, which ends where the filter block begins
     20: "value_files",                  # pairs of varints: number of a value file, bytes of values that are referred to in it
 }
-OPTIONAL_PROPERTIES = frozenset(("expiring", "value_files"))      # numbers; absent: 0
+OPTIONAL_PROPERTIES = frozenset(("expiring", "range_deletes", "range_block_bytes", "value_files"))      # numbers; absent: 0
 TEXT_PROPERTIES = frozenset((7, 8, 12, 20))

@@ -2,6 +2,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from nokv._ext.merge import OwnedCursor
+from nokv._ext.ranges import Ranges
 from nokv._ext.valuefile import ValueSink
 from nokv.env.ports import WritableFile
 
@@ -15,6 +16,7 @@ class VersionFilter:
         export: bool = False,
         tombstones: bool = False,
         now_ms: int = 0,
+        ranges: Ranges | None = None,
     ) -> None: ...
 
 class TableBuilder:
@@ -39,6 +41,8 @@ class TableBuilder:
         self, source: OwnedCursor, versions: VersionFilter, table_bytes: int, end: bytes | None = None
     ) -> bool: ...
     def add(self, prefix: bytes, value: bytes | None, sequence: int = 0, kind: int = 1) -> None: ...
+    after: bytes
+    def set_ranges(self, ranges: Ranges) -> None: ...
     def finish(self) -> dict[str, Any]: ...
 
 def encode_properties(properties: dict[str, Any]) -> bytes: ...

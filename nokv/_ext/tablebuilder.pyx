@@ -8,6 +8,9 @@ What is left out (`fill`): a version is visible to a snapshot s if its sequence 
 same set of snapshots sees only the newest is kept. `snapshots` is sorted; "now" is always one more. At the bottom (nothing
 older can exist below) a delete that is older than every snapshot goes too.
 
+An entry that a range delete hides goes too, if no snapshot lies between the two. The range deletes themselves are handed to
+`finish`, cut to what the table covers; a table of nothing else gets a delete of the first key that they cover.
+
 A value whose expiry is not above `now_ms` is a delete to every reader from then on, and becomes one here: what lies below
 stays hidden. `now_ms` 0: nothing has expired.
 """
@@ -39,6 +42,7 @@ from nokv._ext.cursor cimport (
     read_trailer,
 )
 from nokv._ext.merge cimport OwnedCursor
+from nokv._ext.ranges cimport RangeList, Ranges
 from nokv._ext.valuefile cimport Reference, Tallies, ValueSink, read_reference, tally
 from nokv._ext.table cimport (
     BLOCK_TRAILER_SIZE,
@@ -120,6 +124,7 @@ cdef class VersionFilter:
     bottom      nothing below the output can hold an older version of any key in it
     export      the new tables are external: only what a reader at `snapshots[0]` sees, with sequence 0; deletes are left out
     tombstones  (with export) write a delete for every key that the reader sees, instead of its value
+    ranges      the range deletes of everything that is merged
     """
     cdef uint64_t* snapshots
     cdef int count
@@ -127,13 +132,15 @@ cdef class VersionFilter:
     cdef bint export
     cdef bint tombstones
     cdef uint64_t now_ms
+    cdef Ranges ranges
+    cdef uint32_t fragment              # the first of `ranges` that ends above the key before
     cdef Buffer last                    # user key of the entry before
     cdef bint has_last
     cdef uint64_t last_sequence
     cdef readonly uint64_t dropped
 
     def __init__(self, snapshots=(), *, bint bottom=False, bint export=False, bint tombstones=False,
-                 uint64_t now_ms=0):
+                 uint64_t now_ms=0, Ranges ranges=None):
         ordered = sorted(set(snapshots))
         if export and len(ordered) != 1:
             raise UsageError("an export needs exactly one snapshot")
@@ -147,6 +154,8 @@ cdef class VersionFilter:
         self.export = export
         self.tombstones = tombstones
         self.now_ms = now_ms
+        if ranges is not None and len(ranges):
+            self.ranges = ranges
 
     def __dealloc__(self):
         free(self.snapshots)
@@ -165,6 +174,28 @@ cdef class VersionFilter:
                 high = middle
         return low
 
+    cdef bint hidden(self, const uint8_t* prefix, size_t size, uint64_t sequence, int kind) noexcept nogil:
+        """Does a range delete hide this entry from everyone who would see it? Keys do not go back from call to call."""
+        cdef RangeList* list = self.ranges.list
+        cdef uint32_t at
+        cdef uint64_t above
+        while self.fragment < list.count and compare_bytes(list.ends[self.fragment].data, list.ends[self.fragment].size,
+                                                           prefix, size) <= 0:
+            self.fragment += 1
+        if self.fragment == list.count or compare_bytes(list.starts[self.fragment].data, list.starts[self.fragment].size,
+                                                        prefix, size) > 0:
+            return False
+        # the oldest range delete that is newer; a delete of the same sequence says nothing more than the range
+        at = list.first[self.fragment + 1]
+        while at > list.first[self.fragment]:
+            at -= 1
+            above = list.sequences[at]
+            if above > sequence or (above == sequence and kind == KIND_DELETE):
+                if self.export:
+                    return above <= self.snapshots[0]
+                return self.stripe(above) == self.stripe(sequence)
+        return False
+
     cdef int keep(self, const uint8_t* prefix, size_t size, uint64_t sequence, int kind, Slice value) noexcept nogil:
         """LEAVE_OUT, KEEP, KEEP_AS_DELETE, or < 0 a CursorStatus."""
         cdef bint same = self.has_last and self.last.size == size and memcmp(self.last.data, prefix, size) == 0
@@ -178,6 +209,9 @@ cdef class VersionFilter:
                 return CURSOR_NO_MEMORY
             self.has_last = True
         self.last_sequence = sequence
+        if self.ranges is not None and self.hidden(prefix, size, sequence, kind):
+            self.dropped += 1
+            return LEAVE_OUT
         if same and self.stripe(newer) == self.stripe(sequence):
             self.dropped += 1
             return LEAVE_OUT
@@ -216,6 +250,7 @@ cdef class TableBuilder:
     cdef Buffer pending                 # PendingBlock each
     cdef Buffer index
     cdef Buffer hashes
+    cdef Ranges ranges
     cdef bint block_closed              # its index key waits for the next block's first key
     cdef uint64_t written
     cdef uint32_t file_crc
@@ -614,10 +649,26 @@ cdef class TableBuilder:
         if status != CURSOR_OK:
             self._raise(status)
 
+    @property
+    def after(self):
+        """The smallest key (family || user key) above the last one that was added."""
+        return PyBytes_FromStringAndSize(<const char*>self.last_key.data, <Py_ssize_t>self.last_key.size - TRAILER_SIZE) + b"\0"
+
+    def set_ranges(self, Ranges ranges not None):
+        """The table's range deletes; the last thing before `finish`."""
+        if self.external:
+            raise InvariantError("an external table has no range deletes")
+        if len(ranges) == 0:
+            return
+        self.ranges = ranges
+        if self.entries == 0:
+            self.add(ranges.smallest, None, ranges.list.sequences[0])
+
     def finish(self):
         """Write what is left, the filter, properties, index and footer. Does not sync. Returns the properties, with
-        "size" and "crc32c" of the whole file. At least one entry must have been added."""
+        "size" and "crc32c" of the whole file. At least one entry or range delete must have been added."""
         cdef int status = CURSOR_OK
+        cdef bytes range_block = b""
         if self.entries == 0:
             raise InvariantError("a table without entries")
         if self.block.size:
@@ -627,6 +678,15 @@ cdef class TableBuilder:
         if status != CURSOR_OK:
             self._raise(status)
         self._write_pending()
+        smallest = as_bytes(&self.smallest)
+        largest = PyBytes_FromStringAndSize(<const char*>self.last_key.data, <Py_ssize_t>self.last_key.size - TRAILER_SIZE)
+        if self.ranges is not None:
+            range_block = self.ranges.encode()
+            self._write_meta(range_block)
+            smallest = min(smallest, self.ranges.smallest)
+            largest = max(largest, self.ranges.largest)
+            self.min_sequence = min(self.min_sequence, self.ranges.list.smallest_sequence)
+            self.max_sequence = max(self.max_sequence, self.ranges.list.largest_sequence)
         properties = {
             "entries": self.entries,
             "deletes": self.deletes,
@@ -634,17 +694,18 @@ cdef class TableBuilder:
             "max_sequence": self.max_sequence,
             "raw_bytes": self.raw_bytes,
             "blocks": self.blocks,
-            "smallest": as_bytes(&self.smallest),
-            "largest": PyBytes_FromStringAndSize(<const char*>self.last_key.data,
-                                                 <Py_ssize_t>self.last_key.size - TRAILER_SIZE),
+            "smallest": smallest,
+            "largest": largest,
             "codec": CODEC_ZSTD if self.compressor is not None else CODEC_NONE,
             "created_ms": self.created_ms,
             "external": int(self.external),
             "families": self.families,
             "expiring": self.expiring,
             "value_files": encode_tallies(&self.referenced),
+            "range_deletes": 0 if self.ranges is None else len(self.ranges),
+            "range_block_bytes": len(range_block),
         }
-        version = FORMAT_VERSION_PLAIN if self.last_kind <= KIND_PUT else FORMAT_VERSION
+        version = FORMAT_VERSION_PLAIN if self.last_kind <= KIND_PUT and self.ranges is None else FORMAT_VERSION
         footer = []
         for payload in (None, encode_properties(properties), as_bytes(&self.index)):
             offset = self.written

@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint64_t
 
 from nokv._ext.blockcache cimport CachedBlock
 from nokv._ext.cursor cimport Cursor, Slice
+from nokv._ext.ranges cimport RangeList, RangeSource
 from nokv._ext.table cimport TableData
 
 cdef struct Level:
@@ -15,6 +16,9 @@ cdef class Version:
     cdef readonly dict values           # number -> ValueFile that the tables refer to
     cdef Level* data
     cdef int level_count
+    cdef RangeSource* range_sources     # the range deletes: a source for each table of level 0 and each level below
+    cdef int range_source_count
+    cdef RangeList** range_lists
 
     # Newest entry of `prefix` (family || user key) with a sequence <= `sequence`: 1 found (look at *kind: it may be a delete),
     # 0 absent, < 0 a CursorStatus: then call raise_status(it). If *pin comes back not NULL, `value` points into it and
@@ -24,4 +28,5 @@ cdef class Version:
     cdef int cursor_count(self) noexcept nogil                          # how many cursors add_cursors makes
     cdef int add_cursors(self, Cursor** out, int max) noexcept nogil    # how many, or < 0 a CursorStatus (none made then)
     cdef int _undo(self, Cursor** out, int n) noexcept nogil
+    cdef int _gather_ranges(self) except -1
     cpdef raise_status(self, int status)                                # Corruption with file and offset, MemoryError, ...

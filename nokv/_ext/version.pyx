@@ -6,7 +6,7 @@ the first hit from newest to oldest is the newest version. Below level 0 a deepe
 
 cimport cython
 from libc.stdint cimport uint8_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 
 from nokv._ext.blockcache cimport CachedBlock, release_block
 from nokv._ext.cursor cimport (
@@ -20,6 +20,7 @@ from nokv._ext.cursor cimport (
     compare_bytes,
 )
 from nokv._ext.merge cimport OwnedCursor, merge_cursors
+from nokv._ext.ranges cimport RangeList, RangeSource, Ranges, ranges_retain
 from nokv._ext.table cimport Table, TableData, filter_hash, table_cursor, table_cursor_reset, table_get
 
 from nokv.errors import Corruption, InvariantError
@@ -166,6 +167,37 @@ cdef class Version:
                 if i and j and compare_bytes(self.data[i].tables[j - 1].largest.data, self.data[i].tables[j - 1].largest.size,
                                              table.t.smallest.data, table.t.smallest.size) >= 0:
                     raise InvariantError(f"level {i}: {tables[j - 1].path} and {table.path} overlap")
+        self._gather_ranges()
+
+    cdef int _gather_ranges(self) except -1:
+        cdef int i, j, lists = 0
+        cdef bint alone
+        cdef RangeSource* source = NULL
+        for i in range(self.level_count):
+            for j in range(self.data[i].count):
+                lists += self.data[i].tables[j].ranges != NULL
+        if lists == 0:
+            return 0
+        self.range_lists = <RangeList**>malloc(lists * sizeof(RangeList*))
+        self.range_sources = <RangeSource*>malloc(lists * sizeof(RangeSource))
+        if self.range_lists == NULL or self.range_sources == NULL:
+            raise MemoryError
+        lists = 0
+        for i in range(self.level_count):
+            alone = True
+            for j in range(self.data[i].count):
+                if self.data[i].tables[j].ranges == NULL:
+                    continue
+                if alone:
+                    source = &self.range_sources[self.range_source_count]
+                    source.lists = self.range_lists + lists
+                    source.count = 0
+                    self.range_source_count += 1
+                self.range_lists[lists] = self.data[i].tables[j].ranges
+                source.count += 1
+                lists += 1
+                alone = i == 0              # tables of level 0 overlap
+        return 0
 
     def __dealloc__(self):
         cdef int i
@@ -173,6 +205,8 @@ cdef class Version:
             for i in range(self.level_count):
                 free(self.data[i].tables)
             free(self.data)
+        free(self.range_lists)
+        free(self.range_sources)
 
     cdef int get(self, const uint8_t* prefix, size_t prefix_size, uint64_t sequence, Slice* value, int* kind,
                  CachedBlock** pin) noexcept nogil:
@@ -281,6 +315,15 @@ cdef class Version:
                 children[i].ops.destroy(children[i])
         free(children)
         return OwnedCursor.make(merged, self)
+
+    def ranges(self):
+        """The range deletes, as a list of Ranges."""
+        cdef list found = []
+        cdef int i, j
+        for i in range(self.range_source_count):
+            for j in range(self.range_sources[i].count):
+                found.append(Ranges.make(ranges_retain(self.range_sources[i].lists[j])))
+        return found
 
     def files(self):
         """The FileMeta of every table, by level."""

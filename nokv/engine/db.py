@@ -22,11 +22,13 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from nokv._ext.batch import WriteBatch
 from nokv._ext.db import Core, Family, Snapshot, View
+from nokv._ext.iterator import family_bounds
 from nokv._ext.memtable import MemTable
 from nokv.engine.manifest.edit import VersionEdit
 from nokv.engine.mode import MODES, STANDALONE, check_open, read_mode
@@ -67,8 +69,6 @@ LOCK_FILE = "LOCK"
 WAL_DIRECTORY = "wal"
 BATCH_RECORD = 1
 OLD_SEGMENTS_MAX = 5  # an open that had to read more than this flushes, so that they can go
-CLEAR_CHUNK = 1000
-DELETE_RANGE_BYTES_MAX = 64 << 20
 CLOSE_FLUSH_BYTES = 64 << 10  # a close leaves less than this to be replayed by the next open
 
 _open_databases: weakref.WeakSet[DB] = weakref.WeakSet()
@@ -308,6 +308,7 @@ class DB(Core, MutableMapping[bytes, bytes]):
             edit = VersionEdit(log_number=following.first_segment, last_sequence=mem.largest_sequence)
             meta = self._versions.write_level0(
                 self._memtable_cursor(mem),
+                ranges=mem.ranges(),
                 snapshots=self.snapshot_sequences(),
                 expired_ms=self._expired_ms(),
                 edit=edit,
@@ -370,12 +371,23 @@ class DB(Core, MutableMapping[bytes, bytes]):
             hint = "close and reopen"
         return ReadOnly(f"{self.path}: {what} failed: {error}", cause=str(error), hint=hint)
 
-    def compact(self) -> None:
-        """Flush, then merge all tables into one level, compressed, without superseded versions and deletes."""
+    def compact(self, start: bytes | None = None, end: bytes | None = None) -> None:
+        """Flush, then merge all tables into one level, compressed, without superseded versions and what is deleted or
+        has expired. With a bound: only tables that touch start <= key < end of the plain family, level by level."""
+        if start is None and end is None:
+            self._compact_with(self._versions.compact_all)
+        else:
+            self._compact_family(0, start, end)
+
+    def _compact_family(self, number: int, start: bytes | None, end: bytes | None) -> None:
+        lower, upper = family_bounds(number, start, end)
+        self._compact_with(partial(self._versions.compact_range, lower, upper))
+
+    def _compact_with(self, step: Callable[[list[int], int], bool]) -> None:
         self.flush()
         with self._compaction_mutex:
             try:
-                if self._versions.compact_all(self.snapshot_sequences(), self._expired_ms()):
+                if step(self.snapshot_sequences(), self._expired_ms()):
                     self._install_version()
             except OSError as error:
                 raise self._failed("compaction", error) from error
@@ -414,31 +426,6 @@ class DB(Core, MutableMapping[bytes, bytes]):
             self._became_dirty()
         if sync or (sync is None and self.durability == DURABILITIES.index("sync")):
             self._sync_log()
-
-    def delete_range(
-        self, start: bytes, end: bytes, *, family: Family | str | int | None = None, sync: bool | None = None
-    ) -> int:
-        """Delete every key in start <= key < end, atomically. How many there were.
-
-        Costs time and log space in proportion to these keys (each gets its own delete), and writers wait meanwhile.
-        NotSupported, and nothing is changed, if their deletes would need more than 64 MiB: delete in parts then. Raises
-        UsageError (reversed range), ReadOnly, Closed too."""
-        self._check_writable()
-        number = self._family_number(family)
-        batch = WriteBatch()
-
-        def collect() -> None:
-            # new_scan checks the bounds; the view is of now, and no writer can come between
-            for key in Family(self, "", number).scan(start, end, values=False):
-                batch.delete(key, number)
-                if batch.size_bytes > DELETE_RANGE_BYTES_MAX:
-                    raise NotSupported(
-                        f"the range holds more than {len(batch)} keys: too much for one atomic delete_range",
-                        hint="delete it in parts",
-                    )
-
-        self.write_if(batch, collect, sync=sync)
-        return len(batch)
 
     @property
     def stored_sequence(self) -> int:
@@ -640,12 +627,8 @@ class DB(Core, MutableMapping[bytes, bytes]):
     __hash__ = object.__hash__
 
     def clear(self) -> None:
-        """Delete every key of the plain family, a thousand at a time (not atomic)."""
-        scan = self.scan(values=False)
-        while keys := scan.fetch(CLEAR_CHUNK):
-            with self.write_batch() as batch:
-                for key in keys:
-                    batch.delete(key)
+        """Delete every key of the plain family, atomically."""
+        self.delete_range(None, None)
 
     # -- looking ------------------------------------------------------------------------------------------------------
     @property

@@ -19,6 +19,7 @@ from nokv._ext.batch import decode_batch
 from nokv._ext.blockcache import BlockCache
 from nokv._ext.crc32c import crc32c
 from nokv._ext.merge import merge
+from nokv._ext.ranges import Ranges
 from nokv._ext.table import Table
 from nokv._ext.tablebuilder import TableBuilder, VersionFilter
 from nokv._ext.valuefile import ValueFile, ValueSink, check_references, decode_reference, resolve_reference
@@ -41,7 +42,8 @@ __all__ = ["CheckReport", "RepairReport", "check", "destroy", "repair"]
 
 LOST = "lost"
 CHUNK = 1024
-DELETE, PUT, EXPIRING_PUT, REFERENCE, EXPIRING_REFERENCE = 0, 1, 2, 4, 5  # kinds (docs/formats/sst.md)
+# kinds (docs/formats/sst.md)
+DELETE, PUT, EXPIRING_PUT, RANGE_DELETE, REFERENCE, EXPIRING_REFERENCE = range(6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,6 +453,8 @@ class _Repair:
                 written,
             ):
                 lost += self._copy_readable(table, builder)
+                if (ranges := table.ranges()) is not None:
+                    builder.set_ranges(ranges)
             if written.properties:
                 mended = written.meta(meta.level)
                 healthy.append((mended, open_table(self.files, path, BlockCache(0), mended)))
@@ -511,16 +515,18 @@ class _Repair:
             return []
         source = merge([table.cursor() for _, table in found.healthy])
         source.seek_first()
+        ranges = Ranges.merged(r for _, table in found.healthy if (r := table.ranges()) is not None)
         written = write_tables(
             self.files,
             source,
-            VersionFilter(()),
+            VersionFilter((), ranges=ranges),
             self.options,
             next_file=self._next_file,
             compression=self.options.compression,
             created_ms=0,
             table_bytes=self.options.table_bytes,
             sink=ValueSink({n: file for n, file in found.values.items() if n not in found.broken}),
+            ranges=ranges,
         )
         self.files.sync_dir(self.path)
         return [table.meta(1) for table in written]
@@ -539,7 +545,9 @@ class _Repair:
                 at = cursor.entry[0][0]
                 self._name_family(at, reserved)
                 at += 1
-
+            ranges = table.ranges()
+            for start, _, _ in [] if ranges is None else ranges.fragments():
+                self._name_family(start[0], reserved)
         if found.log_ok:
             for payload in _batches(self.files, recover(self.files, f"{self.path}/{WAL_DIRECTORY}").segments):
                 for _, family, _, _ in decode_batch(payload)[1]:
@@ -556,6 +564,7 @@ class _Repair:
         """What the readable part of the log holds beyond the tables, as a table of level 0."""
         found = self.found
         newest: dict[bytes, tuple[int, int, bytes | None]] = {}
+        deleted: list[tuple[bytes, bytes, int]] = []
         flushed = found.last_sequence
         reserved = {number: name for name, number in RESERVED_FAMILIES.items()}
         try:
@@ -566,12 +575,17 @@ class _Repair:
                 self.recovered += 1
                 for offset, (kind, family, key, value) in enumerate(operations):
                     self._name_family(family, reserved)
-                    newest[bytes((family,)) + key] = (first + offset, kind, value)
+                    if kind == RANGE_DELETE:
+                        assert value is not None
+                        deleted.append((bytes((family,)) + key, value, first + offset))
+                    else:
+                        newest[bytes((family,)) + key] = (first + offset, kind, value)
         except Corruption as error:  # a record whose checksum holds and whose content does not
             found.problems.append(str(error))
         self.notes.append("writes after the damage in the log are lost; the log lies in lost/")
-        if not newest:
+        if not newest and not deleted:
             return []
+        ranges = Ranges.of(deleted)
         number, path = self._next_file()
         written: WrittenTable
         with write_table(self.files, number, path, self.options, compression="none", created_ms=0) as (
@@ -580,10 +594,13 @@ class _Repair:
         ):
             for prefix in sorted(newest):
                 sequence, kind, value = newest[prefix]
+                if ranges.cover(prefix) > sequence:
+                    continue
                 if kind == DELETE:
                     builder.add(prefix, None, sequence)
                 else:
                     builder.add(prefix, value, sequence, kind)
+            builder.set_ranges(ranges)
         meta = written.meta(0)
         found.last_sequence = max(found.last_sequence, meta.max_sequence)
         return [meta]

@@ -57,6 +57,7 @@ class Transaction:
         self._keys: set[tuple[int, bytes]] = set()
         self._ranges: list[Bound] = []
         self._writes: dict[int, dict[bytes, bytes | None]] = {}
+        self._erased: dict[int, list[tuple[bytes, bytes | None]]] = {}  # deleted ranges; later writes are in `_writes`
         self._expiries: dict[tuple[int, bytes], int] = {}  # Unix ms, of the written values that expire
         self._open = True
 
@@ -75,6 +76,8 @@ class Transaction:
         if written is not None and key in written:
             value = written[key]
             return default if value is None else value
+        if self._is_erased(number, key):
+            return default
         self._keys.add((number, key))
         return self._reader(number).get(key, default)
 
@@ -132,7 +135,8 @@ class Transaction:
             return
         self._ranges.append(bound)
         stored = self._reader(number).scan(first, last, reverse=reverse)
-        for key, value in _merge(stored, own, reverse):
+        erased = list(self._erased.get(number, ()))  # a range that is deleted from here on is later than this scan
+        for key, value in _merge(stored, own, erased, reverse):
             if reverse:
                 bound[1] = key
             else:
@@ -161,6 +165,26 @@ class Transaction:
         """Forget `key`, which need not exist."""
         self._check()
         self._write(key, None, family)
+
+    def delete_range(
+        self, start: Buffer | None, end: Buffer | None, *, family: Family | str | int | None = None
+    ) -> None:
+        """Forget every key in start <= key < end (None: open), also those that others write until the commit."""
+        self._check()
+        first = b"" if start is None else as_bytes(start, "start")
+        last = None if end is None else as_bytes(end, "end")
+        number = self._family(family)
+        WriteBatch().delete_range(first, last, number)  # checks the bounds
+        if first == last:
+            return
+        written = self._writes.get(number, {})
+        for key in [key for key in written if _within(key, first, last)]:
+            del written[key]
+            self._expiries.pop((number, key), None)
+        self._erased.setdefault(number, []).append((first, last))
+
+    def _is_erased(self, number: int, key: bytes) -> bool:
+        return any(_within(key, first, last) for first, last in self._erased.get(number, ()))
 
     def put_many(
         self,
@@ -195,8 +219,11 @@ class Transaction:
         Also raises what a write raises (ReadOnly, Closed). After any error the transaction is over."""
         self._check()
         try:
-            if any(self._writes.values()):
+            if any(self._writes.values()) or self._erased:
                 batch = WriteBatch()
+                for family, ranges in self._erased.items():  # first: what was written there later stays
+                    for first, last in ranges:
+                        batch.delete_range(first, last, family)
                 for family, writes in self._writes.items():
                     for key, value in writes.items():
                         if value is None:
@@ -236,6 +263,7 @@ class Transaction:
             self._ranges.clear()
             self._writes.clear()
             self._expiries.clear()
+            self._erased.clear()
 
     @property
     def closed(self) -> bool:
@@ -282,10 +310,17 @@ def _after(family: int) -> bytes | None:
     return bytes((family + 1,)) if family < 255 else None
 
 
+def _within(key: bytes, first: bytes, last: bytes | None) -> bool:
+    return key >= first and (last is None or key < last)
+
+
 def _merge(
-    stored: Iterator[tuple[bytes, bytes]], own: dict[bytes, bytes | None], reverse: bool
+    stored: Iterator[tuple[bytes, bytes]],
+    own: dict[bytes, bytes | None],
+    erased: list[tuple[bytes, bytes | None]],
+    reverse: bool,
 ) -> Iterator[tuple[bytes, bytes | None]]:
-    """Both in order; of a key in both, what `own` says (None: deleted)."""
+    """Both in order; of a key in both, what `own` says. None: deleted, by a key or by one of the ranges `erased`."""
     ours = sorted(own.items(), reverse=reverse)
     at = 0
     for key, value in stored:
@@ -295,6 +330,8 @@ def _merge(
         if at < len(ours) and ours[at][0] == key:
             yield ours[at]
             at += 1
+        elif any(_within(key, first, last) for first, last in erased):
+            yield key, None
         else:
             yield key, value
     yield from ours[at:]

@@ -22,10 +22,11 @@ from typing import Any
 from nokv._ext.blockcache import BlockCache
 from nokv._ext.crc32c import crc32c
 from nokv._ext.merge import OwnedCursor
+from nokv._ext.ranges import Ranges
 from nokv._ext.table import Table
 from nokv._ext.tablebuilder import VersionFilter
 from nokv._ext.version import Version
-from nokv.engine.compaction.picker import Compaction, pick_compaction, pick_everything
+from nokv.engine.compaction.picker import Compaction, pick_compaction, pick_everything, pick_range
 from nokv.engine.compaction.run import run_compaction
 from nokv.engine.manifest.edit import FAMILIES_MAX, FileMeta, VersionEdit
 from nokv.engine.manifest.log import (
@@ -324,24 +325,27 @@ class VersionSet:
         self,
         source: OwnedCursor,
         *,
-        snapshots: Iterable[int] = (),
+        ranges: Sequence[Ranges] = (),
+        snapshots: Sequence[int] = (),
         expired_ms: int = 0,
         edit: VersionEdit | None = None,
     ) -> FileMeta | None:
-        """Everything in `source` (a memtable, or a merge of some) as one level-0 table, synced. None if it is empty.
-        The caller applies VersionEdit(added=[meta], log_number=...): with `edit`, that one, to which the value files
-        are added that large values went to."""
+        """Everything in `source` (a memtable, or a merge of some) and these range deletes as one level-0 table, synced.
+        None if it is empty. The caller applies VersionEdit(added=[meta], log_number=...): with `edit`, that one, to
+        which the value files are added that large values went to."""
         source.seek_first()
+        merged = Ranges.merged(ranges, snapshots) if ranges else None
         sink = None if edit is None else self.values.sink(self._new_number)
         written = write_tables(
             self.files,
             source,
-            VersionFilter(snapshots, now_ms=expired_ms),
+            VersionFilter(snapshots, now_ms=expired_ms, ranges=merged),
             self.options,
             next_file=self.new_file,
             compression="none",
             created_ms=self._now_ms(),
             sink=sink,
+            ranges=merged,
         )
         if edit is not None:
             self.values.take(sink, edit)
@@ -378,9 +382,27 @@ class VersionSet:
         while (compaction := self.values.pick(self.current, all_of_it=True)) is not None:
             self.run(compaction, snapshots, expired_ms, all_garbage=True)
 
+    def compact_range(
+        self, lower: bytes, upper: bytes | None, snapshots: Iterable[int] = (), expired_ms: int = 0
+    ) -> bool:
+        """All of lower <= key < upper (family || user key) into the deepest level that has any of it, level by level,
+        and that level rewritten. False if there is nothing."""
+        snapshots = list(snapshots)
+        written: set[int] = set()
+        done = False
+        for level in range(self.options.levels_max):
+            compaction = pick_range(self.current.files(), level, lower, upper)
+            if compaction is None or (
+                compaction.output_level == level and written.issuperset(f.number for f in compaction.inputs)
+            ):
+                continue
+            written = {f.number for f in self.run(compaction, snapshots, expired_ms).added}
+            done = True
+        return done
+
     def run(
         self, compaction: Compaction, snapshots: Iterable[int], expired_ms: int = 0, *, all_garbage: bool = False
-    ) -> None:
+    ) -> VersionEdit:
         garbage = self.values.garbage(all_of_it=all_garbage)
         in_place = compaction.inputs[0].level == compaction.output_level
         sink = self.values.sink(self._new_number, rewrite=garbage if in_place else [*garbage, *self.values.small()])
@@ -403,6 +425,7 @@ class VersionSet:
             self.compacted_bytes_written += sum(f.size for f in edit.added)
         if compaction.inputs[0].level == compaction.output_level - 1 > 0:
             self._turns[compaction.inputs[0].level] = compaction.inputs[0].largest
+        return edit
 
     def _new_number(self) -> int:
         return self.new_file()[0]

@@ -9,12 +9,12 @@ visited.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nokv.engine.manifest.edit import FileMeta
 from nokv.engine.sst.options import LsmOptions
 
-__all__ = ["Compaction", "level_bytes_max", "pick_compaction", "pick_everything"]
+__all__ = ["Compaction", "level_bytes_max", "pick_compaction", "pick_everything", "pick_range", "touching"]
 
 Levels = Sequence[Sequence[FileMeta]]
 
@@ -79,3 +79,23 @@ def pick_everything(levels: Levels) -> Compaction | None:
         return None
     deepest = max(1, *(f.level for f in inputs))
     return Compaction(inputs, deepest, True, False, True, "asked for")
+
+
+def touching(files: Sequence[FileMeta], lower: bytes, upper: bytes | None) -> list[FileMeta]:
+    """Those with keys in lower <= key < upper (None: open)."""
+    return [f for f in files if f.largest >= lower and (upper is None or f.smallest < upper)]
+
+
+def pick_range(levels: Levels, level: int, lower: bytes, upper: bytes | None) -> Compaction | None:
+    """The tables of `level` that touch the range into the next level, always rewritten; None if there are none. At the
+    deepest level in use they are rewritten in place."""
+    found = touching(levels[level], lower, upper)
+    if not found:
+        return None
+    if level and not any(touching(deeper, lower, upper) for deeper in levels[level + 1 :]):
+        smallest, largest = _range(found)
+        bottom = not any(overlapping(deeper, smallest, largest) for deeper in levels[level + 1 :])
+        return Compaction(tuple(found), level, bottom, False, True, "asked for")
+    if level == 0:
+        found = list(levels[0])  # they overlap: none may sink below an older one
+    return replace(_merge(levels, found, level + 1, "asked for"), move=False, compress=True)

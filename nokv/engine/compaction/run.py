@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 
+from nokv._ext.ranges import Ranges
 from nokv._ext.tablebuilder import VersionFilter
 from nokv._ext.valuefile import ValueSink
 from nokv._ext.version import Version
@@ -39,16 +40,20 @@ def run_compaction(
     inputs = Version([[t for t in tables if t.meta.number in wanted] for tables in version.levels])
     source = inputs.cursor()
     source.seek_first()
+    snapshots = list(snapshots)
+    parts = inputs.ranges()
+    ranges = Ranges.merged(parts, snapshots) if parts else None
     written = write_tables(
         files,
         source,
-        VersionFilter(snapshots, bottom=compaction.bottom, now_ms=expired_ms),
+        VersionFilter(snapshots, bottom=compaction.bottom, now_ms=expired_ms, ranges=ranges),
         options,
         next_file=next_file,
         compression=options.compression if compaction.compress else "none",
         created_ms=created_ms,
         table_bytes=options.table_bytes,
         sink=sink,
+        ranges=Ranges.merged(parts, snapshots, bottom=compaction.bottom) if parts else None,
     )
     edit.added = [table.meta(compaction.output_level) for table in written]
     return edit

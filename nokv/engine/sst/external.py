@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from nokv._ext.blockcache import BlockCache
 from nokv._ext.crc32c import crc32c
+from nokv._ext.ranges import Ranges
 from nokv._ext.table import Table
 from nokv._ext.tablebuilder import VersionFilter
 from nokv._ext.valuefile import ValueSink
@@ -101,12 +102,14 @@ def export(
     named = {name: family for name, family in families.items() if any(family == r[0] for r in ranges)}
     files.makedirs(directory)
     source = version.cursor()
+    parts = version.ranges()
+    ranges_below = Ranges.merged(parts, [sequence]) if parts else None
     made: list[WrittenTable] = []
     sink = ValueSink(version.values, inlines=True) if version.values else None  # what travels travels whole
     try:
         for first, last in bounds:
             source.seek(first + LOWEST_TRAILER)
-            versions = VersionFilter([sequence], export=True, tombstones=tombstones)
+            versions = VersionFilter([sequence], export=True, tombstones=tombstones, ranges=ranges_below)
             more = source.valid
             while more:
                 number = len(made) + 1

@@ -14,6 +14,7 @@ from typing import Any
 
 from nokv._ext.blockcache import BlockCache
 from nokv._ext.merge import OwnedCursor
+from nokv._ext.ranges import Ranges
 from nokv._ext.table import Table
 from nokv._ext.tablebuilder import TableBuilder, VersionFilter
 from nokv._ext.valuefile import ValueSink
@@ -150,18 +151,25 @@ def write_tables(
     created_ms: int,
     table_bytes: int = EVERYTHING,
     sink: ValueSink | None = None,
+    ranges: Ranges | None = None,
 ) -> list[WrittenTable]:
-    """Everything from where `source` stands, in tables of about `table_bytes`; large values go to `sink`, whose files
-    are synced too. If it raises, no file is left."""
+    """Everything from where `source` stands, and the range deletes, cut where one table ends and the next begins, in
+    tables of about `table_bytes` that do not overlap; large values go to `sink`, whose files are synced too. If it
+    raises, no file is left."""
     made: list[WrittenTable] = []
-    more = source.valid
+    more = source.valid or bool(ranges)
+    lower: bytes | None = None
     try:
         while more:
             number, path = next_file()
             with write_table(
                 files, number, path, options, compression=compression, created_ms=created_ms, sink=sink
             ) as (builder, written):
-                more = builder.fill(source, versions, table_bytes)
+                more = source.valid and builder.fill(source, versions, table_bytes)
+                if ranges:
+                    upper = builder.after if more else None
+                    builder.set_ranges(ranges.cut(lower, upper))
+                    lower = upper
             if written.properties:
                 made.append(written)
         if sink is not None:

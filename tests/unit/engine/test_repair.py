@@ -1,4 +1,4 @@
-"""Checkpoint, check, repair, destroy, delete_range: on real directories, and crashing at every operation."""
+"""Checkpoint, check, repair, destroy: on real directories, and crashing at every operation."""
 
 from __future__ import annotations
 
@@ -296,26 +296,3 @@ def test_destroy(tmp_path: Path) -> None:
     make(tmp_path / "other")
     nokv.destroy(tmp_path / "other")
     assert not (tmp_path / "other").exists()
-
-
-# -- delete_range -----------------------------------------------------------------------------------------------------
-def test_delete_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ENG-08"""
-    with nokv.open(tmp_path / "db", families=("other",)) as db:
-        db.put_many({b"%03d" % i: b"" for i in range(100)})
-        db.family("other").put(b"015", b"")
-        db.flush()
-        snapshot = db.snapshot()
-        assert db.delete_range(b"010", b"020") == 10
-        assert db.delete_range(b"010", b"020") == 0
-        assert [int(k) for k in db] == [*range(10), *range(20, 100)]
-        assert len(list(snapshot.scan())) == 100
-        assert db.family("other").get(b"015") == b""
-        assert db.delete_range(b"", b"\xff", family="other") == 1
-        with pytest.raises(nokv.UsageError):
-            db.delete_range(b"b", b"a")
-        monkeypatch.setattr("nokv.engine.db.DELETE_RANGE_BYTES_MAX", 100)
-        with pytest.raises(nokv.NotSupported):
-            db.delete_range(b"", b"\xff")
-        assert len(db) == 90
-        db.put(b"works", b"on")

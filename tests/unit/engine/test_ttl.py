@@ -216,7 +216,8 @@ def test_a_batch_of_its_own_has_no_clock(store: Store) -> None:
     batch = nokv.WriteBatch()
     with pytest.raises(UsageError, match="does not know the time"):
         batch.put(b"k", b"v", ttl=5)
-    for bad in (0, -1, EXPIRY_MS_LIMIT + 1, 1.0):
+    bad_moments: list[Any] = [0, -1, EXPIRY_MS_LIMIT + 1, 1.0]
+    for bad in bad_moments:
         with pytest.raises(UsageError, match="no moment"):
             batch.put(b"k", b"v", expires_at_ms=bad)
     with pytest.raises(UsageError, match="twice"):
