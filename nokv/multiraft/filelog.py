@@ -97,6 +97,7 @@ class FileLog:
         "_files",
         "_image",
         "_lock",
+        "_marked",
         "_synced",
         "group_id",
         "rewrites",
@@ -115,7 +116,8 @@ class FileLog:
         self._image = LogImage()
         self._file: WritableFile | None = None
         self._end = 0
-        self._synced = 0
+        self._synced = 0  # all before it is durable
+        self._marked = 0  # the end, if nothing but a sync mark came since
         self._failure: OSError | None = None
         files.makedirs(directory)
         try:
@@ -142,7 +144,7 @@ class FileLog:
         file, self._file = self._file, None
         if file is not None:
             try:
-                if sync and self._failure is None and self._synced < self._end:
+                if sync and self._failure is None and self._marked < self._end:
                     self._sync(file)
             finally:
                 file.close()
@@ -254,12 +256,12 @@ class FileLog:
         try:
             file.sync()
             self.syncs += 1
-            if self._end == self._synced:
+            if self._end == self._marked:
                 return
             self._synced = self._end
             mark, end = _encode_records([(RECORD_SYNCED, b"")], self._end, self._synced)
             _write_all(file, mark)
-            self._end = self._synced = end  # losing the mark itself loses nothing
+            self._end = self._marked = end  # not durable itself: losing it loses nothing
         except OSError as error:
             self._failure = error
             raise
@@ -281,7 +283,7 @@ class FileLog:
         except OSError as error:
             self._failure = error
             raise
-        self._end = self._synced = len(data)
+        self._end = self._synced = self._marked = len(data)
 
 
 def _write_all(file: WritableFile, data: bytes) -> None:

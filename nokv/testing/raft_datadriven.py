@@ -87,8 +87,20 @@ class Case:
     def words(self) -> list[str]:
         return [name for name, values in self.arguments if not values]
 
+    def word(self, position: int = 0) -> str:
+        words = self.words()
+        if position >= len(words):
+            raise ScriptError(f"argument {position + 1} is missing")
+        return words[position]
+
     def node_ids(self) -> list[int]:
-        return [int(word) for word in self.words()]
+        return [_number(word) for word in self.words()]
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ScriptError(f"{text!r} is not a number")
+    return int(text)
 
 
 _TOKEN = re.compile(r"\s*([^\s=()]+)(?:=(?:\(([^)]*)\)|(\S*)))?")
@@ -458,11 +470,11 @@ class _Interaction:
         return self.nodes[node_id - 1]
 
     def _first(self, case: Case) -> _Node:
-        return self._node(int(case.words()[0]))
+        return self._node(_number(case.word()))
 
     # -- commands ------------------------------------------------------------------------------------------------------
     def _do_log_level(self, case: Case) -> None:
-        self._set_level(case.words()[0])
+        self._set_level(case.word())
 
     def _set_level(self, name: str) -> None:
         if name.upper() not in _LEVELS:
@@ -478,7 +490,7 @@ class _Interaction:
             if values and key not in known:
                 raise ScriptError(f"unknown argument {key}")
         conf_state = ConfState(tuple(map(int, case.find("voters") or ())), tuple(map(int, case.find("learners") or ())))
-        index = int(case.value("index", "0"))
+        index = _number(case.value("index", "0"))
         read_only = case.value("read-only", "safe")
         if read_only not in ("safe", "lease-based"):
             raise ScriptError(f"invalid read-only option {read_only!r}")
@@ -487,7 +499,7 @@ class _Interaction:
             if index <= 1:
                 raise ScriptError("index must be specified as > 1 due to bootstrap")
             start = RaftSnapshot(SnapshotMetadata(index, 1, conf_state), case.value("content").encode())
-        for _ in range(int(case.words()[0])):
+        for _ in range(_number(case.word())):
             storage = _ScriptStorage()
             if start is not None:
                 storage.apply_snapshot(start)
@@ -501,8 +513,8 @@ class _Interaction:
                 check_quorum=case.flag("checkquorum"),
                 read_mode=ReadMode.LEASE if read_only == "lease-based" else ReadMode.SAFE,
                 max_size_per_msg=NO_LIMIT,
-                max_committed_size_per_ready=int(case.value("max-committed-size-per-ready", str(NO_LIMIT))),
-                max_inflight_msgs=int(case.value("inflight", str(1 << 31))),
+                max_committed_size_per_ready=_number(case.value("max-committed-size-per-ready", str(NO_LIMIT))),
+                max_inflight_msgs=_number(case.value("inflight", str(1 << 31))),
                 async_storage_writes=case.flag("async-storage-writes"),
                 disable_conf_change_validation=case.flag("disable-conf-change-validation"),
                 step_down_on_removal=case.flag("step-down-on-removal"),
@@ -527,10 +539,10 @@ class _Interaction:
             node.raw.tick()
 
     def _do_set_randomized_election_timeout(self, case: Case) -> None:
-        self._first(case).raw.core.randomized_election_ticks = int(case.value("timeout"))
+        self._first(case).raw.core.randomized_election_ticks = _number(case.value("timeout"))
 
     def _do_propose(self, case: Case) -> None:
-        self._first(case).raw.propose(case.words()[1].encode())
+        self._first(case).raw.propose(case.word(1).encode())
 
     def _do_propose_conf_change(self, case: Case) -> None:
         changes = _parse_changes(case.input)
@@ -538,7 +550,9 @@ class _Interaction:
             "auto": ConfChangeTransition.AUTO,
             "implicit": ConfChangeTransition.JOINT_IMPLICIT,
             "explicit": ConfChangeTransition.JOINT_EXPLICIT,
-        }[case.value("transition", "auto")]
+        }.get(case.value("transition", "auto"))
+        if transition is None:
+            raise ScriptError(f"unknown transition {case.value('transition')!r}: auto, implicit or explicit")
         change: ConfChange | ConfChangeV2
         if case.flag("v1"):
             if len(changes) != 1 or transition is not ConfChangeTransition.AUTO:
@@ -624,9 +638,9 @@ class _Interaction:
             if key == "type":
                 kind = _message_type(values[0])
             elif key == "drop":
-                recipients += [(int(value), True) for value in values]
+                recipients += [(_number(value), True) for value in values]
             elif not values:
-                recipients.append((int(key), False))
+                recipients.append((_number(key), False))
             else:
                 raise ScriptError(f"unknown argument {key}")
         count = sum(self._deliver(node_id, drop=drop, kind=kind) for node_id, drop in recipients)
@@ -722,7 +736,7 @@ class _Interaction:
                 self.output.line(f"{node_id}: {progress}")
 
     def _do_transfer_leadership(self, case: Case) -> None:
-        self._node(int(case.value("from"))).raw.transfer_leader(int(case.value("to")))
+        self._node(_number(case.value("from"))).raw.transfer_leader(_number(case.value("to")))
 
     def _do_forget_leader(self, case: Case) -> None:
         self._first(case).raw.forget_leader()
@@ -757,7 +771,7 @@ def _parse_changes(text: str) -> tuple[SingleChange, ...]:
     for word in text.split():
         if word[0] not in _CHANGE_LETTERS:
             raise ScriptError(f"unknown operation {word!r}")
-        changes.append(SingleChange(_CHANGE_LETTERS[word[0]], int(word[1:])))
+        changes.append(SingleChange(_CHANGE_LETTERS[word[0]], _number(word[1:])))
     return tuple(changes)
 
 
@@ -794,9 +808,9 @@ class _ConfChange:
 # -- quorum -----------------------------------------------------------------------------------------------------------
 class _Quorum:
     def __call__(self, case: Case) -> str:
-        incoming = list(map(int, case.find("cfg") or ()))
+        incoming = list(map(_number, case.find("cfg") or ()))
         joint = case.find("cfgj") is not None
-        outgoing = [int(word) for word in case.find("cfgj") or () if word != "zero"]
+        outgoing = [_number(word) for word in case.find("cfgj") or () if word != "zero"]
         words = case.find("idx" if case.command == "committed" else "votes") or []
         order = list(dict.fromkeys(incoming + outgoing))
         if len(order) != len(words):
@@ -805,9 +819,12 @@ class _Quorum:
             return f"error: mismatched input (explicit or _) for voters map[{voters}]: [{shown}]"
         known = {node_id: word for node_id, word in zip(order, words, strict=True) if word != "_"}
         if case.command == "committed":
-            acked = {node_id: int(word) for node_id, word in known.items()}
+            acked = {node_id: _number(word) for node_id, word in known.items()}
             return self._committed(set(incoming), set(outgoing), joint, acked)
         if case.command == "vote":
+            unknown = [word for word in known.values() if word not in ("y", "n")]
+            if unknown:
+                raise ScriptError(f"a vote is y, n or _, not {unknown[0]!r}")
             votes = {node_id: word == "y" for node_id, word in known.items()}
             return self._vote(set(incoming), set(outgoing), joint, votes)
         raise ScriptError("unknown command")

@@ -191,6 +191,27 @@ def test_what_a_killed_process_left_is_durable_before_anybody_builds_on_it() -> 
     assert FileLog.open(files.crash_clone("drop"), "log").last_index() == 3
 
 
+def test_a_lost_sync_mark_is_no_damage() -> None:
+    """Found by the simulator: a record called the mark before it durable, which lay across two sectors."""
+    for size in range(380, 460):
+        files = CrashFiles(seed=size)
+        log = FileLog.open(files, "log")
+        log.save(HardState(1, 1, 0), entries(1, 1, 1, size), sync=True)
+        log.save(None, entries(2, 2, 1), sync=False)
+        for seed in range(6):
+            assert FileLog.open(files.crash_clone("random", seed=seed), "log").last_index() in (1, 2)
+
+
+def test_a_sync_with_nothing_new_writes_nothing() -> None:
+    files = CrashFiles(seed=1)
+    log = FileLog.open(files, "log")
+    log.save(HardState(1, 1, 0), entries(1, 1, 1), sync=True)
+    size = files.size("log/raft.log")
+    log.sync()
+    log.sync()
+    assert files.size("log/raft.log") == size
+
+
 # -- damage -----------------------------------------------------------------------------------------------------------
 def written(home: Path) -> tuple[Path, list[int], Image]:
     """A closed log of some synced records; where each record of it begins."""

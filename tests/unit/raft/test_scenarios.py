@@ -659,3 +659,21 @@ def test_an_idle_node_has_nothing_ready(make_cluster: Any) -> None:
     assert not any(member.raw.has_ready() for member in cluster.members.values())
     cluster[2].raw.tick()
     assert not cluster[2].raw.has_ready()
+
+
+def test_acknowledgements_of_an_earlier_term_do_not_count(make_cluster: Any) -> None:  # RAFT-03
+    """What they speak of may have been replaced since. The simulator's schedules hardly ever show this one."""
+    cluster = make_cluster(3)
+    leader = cluster.elect(1)
+    leader.raw.campaign()
+    cluster.settle()
+    cluster.isolate(1)
+    leader.raw.propose(b"x")
+    leader.drain()
+    core = leader.raw.core
+    last, committed = core.log.last_index(), core.log.committed
+    assert committed < last
+    leader.raw.step(Message(MessageType.APP_RESP, to=1, sender=2, term=core.term - 1, index=last))
+    assert (core.progress[2].match, core.log.committed) == (committed, committed)
+    leader.raw.step(Message(MessageType.APP_RESP, to=1, sender=2, term=core.term, index=last))
+    assert core.log.committed == last

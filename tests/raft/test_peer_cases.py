@@ -8,7 +8,7 @@ import pytest
 
 from nokv.testing.raft_datadriven import main, parse, run_file, run_text
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 OWN = ROOT / "tests" / "data" / "raft"
 PEER = next((p / "shared" / "raft-testdata" for p in ROOT.parents if (p / "shared" / "raft-testdata").is_dir()), None)
 KINDS = ("interaction", "confchange", "quorum")
