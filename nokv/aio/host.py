@@ -327,6 +327,14 @@ class _Writes:
         """Forget `key`, which need not exist."""
         await self._host.call(self._target.delete, key, sync=sync)
 
+    async def delete_range(self, start: Buffer | None, end: Buffer | None, *, sync: bool | None = None) -> None:
+        """Forget every key in start <= key < end (None: open), at the cost of one."""
+        await self._host.call(self._target.delete_range, start, end, sync=sync)
+
+    async def compact(self, start: bytes | None = None, end: bytes | None = None) -> None:
+        """Rewrite what touches start <= key < end (None: open), without what is deleted or has expired."""
+        await self._host.call(self._target.compact, start, end)
+
     async def put_many(self, pairs: Pairs, *, sync: bool | None = None) -> None:
         """Store all pairs atomically."""
         await self._host.call(self._target.put_many, pairs, sync=sync)
@@ -442,6 +450,9 @@ class AsyncTransaction:
     def delete(self, key: Buffer, family: Any = None) -> None:
         self._inner.delete(key, family=_plain(family))
 
+    def delete_range(self, start: Buffer | None, end: Buffer | None, family: Any = None) -> None:
+        self._inner.delete_range(start, end, family=_plain(family))
+
     async def commit(self) -> None:
         """Conflict: nothing was written; run it again. If this is cancelled, it may or may not have been committed."""
         await self._host.call(self._locked, self._inner.commit)
@@ -473,10 +484,6 @@ class AsyncDB(_Reads, _Writes):
         self._host = host
         self._target: DB = inner
         self.path = inner.path
-
-    async def delete_range(self, start: bytes, end: bytes, *, family: Any = None, sync: bool | None = None) -> None:
-        """Delete every key in start <= key < end, atomically."""
-        await self._host.call(self._target.delete_range, start, end, family=_plain(family), sync=sync)
 
     def write_batch(self, sync: bool | None = None) -> _BatchBlock:
         """`async with db.write_batch() as batch`: its operations apply atomically at the end, or not at all."""
@@ -526,10 +533,6 @@ class AsyncDB(_Reads, _Writes):
 
     async def flush(self) -> None:
         await self._host.call(self._target.flush)
-
-    async def compact(self, *bounds: Any, **options: Any) -> None:
-        """As `DB.compact`."""
-        await self._host.call(self._target.compact, *bounds, **options)
 
     async def refresh(self) -> bool:
         """With read_only=True: see what the writer has done since. False if that is nothing."""
