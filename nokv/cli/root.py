@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,6 +14,10 @@ from nokv.cli.target import current_tls, load_cluster, tls_option
 from nokv.client.operator.client import RootAdmin, first_answer
 from nokv.errors import InvariantError, NotLeader, PreconditionFailed, UsageError
 from nokv.literal import format_literal
+
+if TYPE_CHECKING:
+    from nokv.metaroot.events import RootRecord
+    from nokv.metaroot.state import RootState
 
 __all__ = ["root"]
 
@@ -38,6 +42,9 @@ def root_options(function: _F) -> _F:
     function = tls_option(function)
     function = click.option("--dir", "directory", type=click.Path(), help="A local cluster.")(function)
     return click.option("--addr", multiple=True, metavar="HOST:PORT", help="A meta-root peer (repeatable).")(function)
+
+
+workdir_option = click.option("--workdir", type=click.Path(), help="The directory of a stopped meta-root.")
 
 
 def _addresses(addr: tuple[str, ...], directory: str | None) -> list[str]:
@@ -232,24 +239,23 @@ def _records(addresses: list[str], last: int) -> Iterator[Any]:
 
 @click.command()
 @root_options
+@workdir_option
 @output_option
-def verify(addr: tuple[str, ...], directory: str | None, output: str) -> None:
+def verify(addr: tuple[str, ...], directory: str | None, workdir: str | None, output: str) -> None:
     """Fold the whole log anew and compare with the state that the meta-root serves.
 
     Exit code 0 only if they are equal. A log whose beginning is no longer kept cannot be folded: the command says so.
     """
     from nokv.metaroot.audit import verify as verify_state
-    from nokv.metaroot.wire import state_from_pb
 
-    addresses = _addresses(addr, directory)
-    state = state_from_pb(_snapshot(addresses))
-    records = list(_records(addresses, state.last.revision))
+    state, records, extra = _truth(addr, directory, workdir)
     first = records[0].token.revision - records[0].folded if records else 0
     payload: dict[str, Any] = {
         "revision": state.last.revision,
         "first_revision": first,
         "events": len(records),
         "folded": sum(record.folded for record in records),
+        **extra,
     }
     if state.last.revision and first != 1:
         emit("root-verify", {**payload, "verdict": "truncated", "differences": []}, output, lambda p: p["verdict"])
@@ -269,6 +275,7 @@ def verify(addr: tuple[str, ...], directory: str | None, output: str) -> None:
             + f" the fold of all {p['events']} events"
             + (f" and {p['folded']} superseded ones" if p["folded"] else "")
             + "".join(f"\n  differs: {name}" for name in p["differences"])
+            + _stopped_text(p)
         ),
     )
     if found.differences:
@@ -277,15 +284,15 @@ def verify(addr: tuple[str, ...], directory: str | None, output: str) -> None:
 
 @click.command()
 @root_options
+@workdir_option
 @output_option
-def audit(addr: tuple[str, ...], directory: str | None, output: str) -> None:
+def audit(addr: tuple[str, ...], directory: str | None, workdir: str | None, output: str) -> None:
     """Check primacy, inheritance, silence and finality over the kept log. Exit code 0 only if all four hold."""
     from nokv.metaroot.audit import GUARANTEES
     from nokv.metaroot.audit import audit as audit_records
 
-    addresses = _addresses(addr, directory)
-    last = int(_snapshot(addresses).last.revision)
-    found = audit_records(_records(addresses, last))
+    _, records, extra = _truth(addr, directory, workdir)
+    found = audit_records(records)
     payload = {
         "complete": found.complete,
         "first_revision": found.first_revision,
@@ -298,6 +305,7 @@ def audit(addr: tuple[str, ...], directory: str | None, output: str) -> None:
             {"name": name, "means": means, "holds": not found.problems[name], "problems": found.problems[name]}
             for name, means in GUARANTEES.items()
         ],
+        **extra,
     }
     emit("root-audit", payload, output, _audit_text)
     if not found.holds:
@@ -315,6 +323,41 @@ def _audit_text(payload: dict[str, Any]) -> str:
     for guarantee in payload["guarantees"]:
         lines.append(f"{'holds' if guarantee['holds'] else 'BROKEN':7} {guarantee['name']:12} {guarantee['means']}")
         lines += [f"        {problem}" for problem in guarantee["problems"]]
+    return "\n".join(lines) + _stopped_text(payload)
+
+
+def _truth(
+    addr: tuple[str, ...], directory: str | None, workdir: str | None
+) -> tuple[RootState, list[RootRecord], dict[str, Any]]:
+    """(state, kept records, what else is to be said): of a running meta-root, or of the directory of a stopped one."""
+    from nokv.env.files import OsFiles
+    from nokv.metaroot.directory import read_stopped
+    from nokv.metaroot.wire import state_from_pb
+
+    if workdir is None:
+        addresses = _addresses(addr, directory)
+        state = state_from_pb(_snapshot(addresses))
+        return state, list(_records(addresses, state.last.revision)), {"source": "running"}
+    if addr or directory is not None:
+        raise UsageError("either --workdir of a stopped meta-root, or the address of running ones")
+    found = read_stopped(workdir, OsFiles())
+    extra: dict[str, Any] = {
+        "source": "stopped",
+        "node_id": found.node_id,
+        "members": list(found.members),
+        "undecided": found.undecided,
+        "damage": [str(error) for error in found.damage],
+    }
+    return found.state, found.records, extra
+
+
+def _stopped_text(payload: dict[str, Any]) -> str:
+    if payload["source"] != "stopped":
+        return ""
+    lines = [f"\nof meta-root {payload['node_id']} of {payload['members']}, stopped"]
+    if payload["undecided"]:
+        lines.append(f"{payload['undecided']} entries behind these are not known here to be committed")
+    lines += [f"passed over: {damage}" for damage in payload["damage"]]
     return "\n".join(lines)
 
 

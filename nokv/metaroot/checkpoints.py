@@ -30,14 +30,17 @@ class FoundCheckpoint:
 class CheckpointFiles:
     """One thread at a time."""
 
-    def __init__(self, directory: str, files: Files) -> None:
+    def __init__(self, directory: str, files: Files, *, create: bool = True) -> None:
         self._directory = directory
         self._files = files
         self._bad: set[str] = set()
-        files.makedirs(directory)
+        if create:
+            files.makedirs(directory)
 
     def _names(self) -> list[tuple[int, str]]:
         """(index, name) of those not known to be bad, newest first."""
+        if not self._files.exists(self._directory):
+            return []
         found = [(int(m[2]), m[0]) for m in map(_NAME.fullmatch, self._files.listdir(self._directory)) if m]
         return sorted((pair for pair in found if pair[1] not in self._bad), reverse=True)
 

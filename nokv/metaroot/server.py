@@ -21,8 +21,9 @@ from nokv.env.clock import SystemClock
 from nokv.env.files import OsFiles
 from nokv.env.ports import Clock, Executor, Files
 from nokv.errors import Corruption, ModeError, PreconditionFailed, UsageError
-from nokv.metaroot.checkpoints import CheckpointFiles, FoundCheckpoint
+from nokv.metaroot.checkpoints import CheckpointFiles
 from nokv.metaroot.client import MESSAGE_BYTES_MAX, Dial, dial_plain, dial_with
+from nokv.metaroot.directory import INITIAL_INDEX, ROOT_GROUP_ID, restore
 from nokv.metaroot.machine import RootMachine
 from nokv.metaroot.node import RootNode
 from nokv.metaroot.service import RootService
@@ -42,10 +43,7 @@ from nokv.rpc.transport import bind, server_options
 
 __all__ = ["ROOT_GROUP_ID", "ROOT_SERVICE", "SERVER_OPTIONS", "RootConfig", "RootServer", "ServerPorts"]
 
-ROOT_GROUP_ID = 1
 ROOT_SERVICE = root_pb2.DESCRIPTOR.services_by_name["Root"].full_name
-INITIAL_INDEX = 1
-INITIAL_TERM = 1
 SERVER_OPTIONS = server_options(MESSAGE_BYTES_MAX)
 log = logging.getLogger("nokv.metaroot")
 
@@ -248,38 +246,21 @@ class RootServer:
     def _recover(self, raftlog: RaftLog, machine: RootMachine, conf_state: ConfState) -> GroupLog:
         """The newest good checkpoint, then the log behind it. Fails loudly if the two do not meet (MR-05)."""
         assert self._checkpoints is not None
-        found, self.damage = self._checkpoints.load()
+        restored = restore(self.config.workdir, self._checkpoints, raftlog, machine, conf_state)
+        group, self.damage = restored.group, restored.damage
         for error in self.damage:
             log.warning("checkpoint ignored: %s", error)
-        group = raftlog.group(ROOT_GROUP_ID)
-        if not raftlog.has_group(ROOT_GROUP_ID):
-            if found is not None or self.damage:
-                raise Corruption("there are checkpoints but no log", path=self.config.workdir)
-            group.initialise(INITIAL_INDEX, INITIAL_TERM, conf_state)
         if sorted(group.initial_state()[1].voters) != sorted(conf_state.voters):
             raise PreconditionFailed(
                 f"{self.config.workdir} was made for the meta-roots {sorted(group.initial_state()[1].voters)}, "
                 f"not {sorted(conf_state.voters)}",
                 hint="the members of a rooted log are fixed",
             )
-        if found is not None:
-            self._use(found, machine, group)
-        elif group.first_index() > INITIAL_INDEX + 1:
-            raise Corruption(
-                f"the log starts at {group.first_index()} and no good checkpoint leads up to it",
-                path=self.config.workdir,
-                hint="replace this meta-root by a copy of a healthy one",
-            )
-        else:
-            machine.applied_index, machine.applied_term = INITIAL_INDEX, INITIAL_TERM
+        if restored.found is not None:
+            checkpoint = restored.found.checkpoint
+            self._newest = (checkpoint.index, checkpoint.term, restored.found.data)
         group.snapshot_source = self._snapshot
         return group
-
-    def _use(self, found: FoundCheckpoint, machine: RootMachine, group: GroupLog) -> None:
-        checkpoint = found.checkpoint
-        group.recover_applied(checkpoint.index, checkpoint.term, from_snapshot=found.installed)
-        machine.restore(checkpoint)
-        self._newest = (checkpoint.index, checkpoint.term, found.data)
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
     def _snapshot(self) -> RaftSnapshot:
