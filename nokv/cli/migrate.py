@@ -275,11 +275,21 @@ def _dry(payload: dict[str, Any]) -> str:
     return f"would run: {payload['command']}"
 
 
-@click.command("transfer-leader")
-@rollout_options
-@click.option("--peer", "peer_id", type=POSITIVE, required=True, help="The peer that shall lead.")
-@click.option("--target-addr", default="", metavar="HOST:PORT", help="That peer's store: it must agree.")
-def transfer_leader(
+def peer_options(which: str) -> Callable[[_F], _F]:
+    def decorate(function: _F) -> _F:
+        function = click.option("--peer", "peer_id", type=POSITIVE, required=True, help=which)(function)
+        return click.option("--target-addr", default="", metavar="HOST:PORT", help="That peer's store: it must agree.")(
+            function
+        )
+
+    return decorate
+
+
+def _peer_verb(
+    verb: str,
+    act: Callable[..., dict[str, Any]],
+    shown: tuple[str, ...],
+    *,
     addr: str,
     region_id: int,
     workdir: str | None,
@@ -290,49 +300,31 @@ def transfer_leader(
     peer_id: int,
     target_addr: str,
 ) -> None:
-    """Move a region's leadership to --peer."""
-    from nokv.migrate.transfer_leader import transfer_leader as run_transfer
-
     extra = [*(("--workdir", workdir) if workdir else ()), *(("--target-addr", target_addr) if target_addr else ())]
-    command = _rerun("transfer-leader", "--addr", addr, "--region", str(region_id), "--peer", str(peer_id), *extra)
+    command = _rerun(verb, "--addr", addr, "--region", str(region_id), "--peer", str(peer_id), *extra)
     if dry_run:
-        emit("migrate-transfer-leader", {"dry_run": True, "command": command}, output, _dry)
+        emit(f"migrate-{verb}", {"dry_run": True, "command": command}, output, _dry)
         return
-    payload = run_transfer(
-        addr, region_id, peer_id, command=command, target_address=target_addr, **_tools(workdir, wait_s, poll_s)
-    )
-    emit(
-        "migrate-transfer-leader",
-        payload,
-        output,
-        lambda p: lines(p, "outcome", "region_id", "leader_before", "leader"),
-    )
+    tools = _tools(workdir, wait_s, poll_s)
+    payload = act(addr, region_id, peer_id, command=command, target_address=target_addr, **tools)
+    emit(f"migrate-{verb}", payload, output, lambda p: lines(p, *shown))
+
+
+@click.command("transfer-leader")
+@rollout_options
+@peer_options("The peer that shall lead.")
+def transfer_leader(**given: Any) -> None:
+    """Move a region's leadership to --peer."""
+    from nokv.migrate.transfer_leader import transfer_leader as act
+
+    _peer_verb("transfer-leader", act, ("outcome", "region_id", "leader_before", "leader"), **given)
 
 
 @click.command("remove-peer")
 @rollout_options
-@click.option("--peer", "peer_id", type=POSITIVE, required=True, help="The peer to remove.")
-@click.option("--target-addr", default="", metavar="HOST:PORT", help="That peer's store: it must agree.")
-def remove_peer(
-    addr: str,
-    region_id: int,
-    workdir: str | None,
-    wait_s: float,
-    poll_s: float,
-    dry_run: bool,
-    output: str,
-    peer_id: int,
-    target_addr: str,
-) -> None:
+@peer_options("The peer to remove.")
+def remove_peer(**given: Any) -> None:
     """Take --peer out of a region. Refused for the leader and for the only replica."""
-    from nokv.migrate.remove_peer import remove_peer as run_remove
+    from nokv.migrate.remove_peer import remove_peer as act
 
-    extra = [*(("--workdir", workdir) if workdir else ()), *(("--target-addr", target_addr) if target_addr else ())]
-    command = _rerun("remove-peer", "--addr", addr, "--region", str(region_id), "--peer", str(peer_id), *extra)
-    if dry_run:
-        emit("migrate-remove-peer", {"dry_run": True, "command": command}, output, _dry)
-        return
-    payload = run_remove(
-        addr, region_id, peer_id, command=command, target_address=target_addr, **_tools(workdir, wait_s, poll_s)
-    )
-    emit("migrate-remove-peer", payload, output, lambda p: lines(p, "outcome", "region_id", "peer_id"))
+    _peer_verb("remove-peer", act, ("outcome", "region_id", "peer_id"), **given)

@@ -181,7 +181,7 @@ def test_data_commands_on_a_directory(workdir: Path) -> None:
     before = names(workdir)
     assert len(command("scan", "--limit", "0", "--workdir", str(workdir)).stdout.splitlines()) == 201
     assert command("scan", "--prefix", "k", "--reverse", "--limit", "1", "--workdir", str(workdir)).stdout.startswith(
-        "key 99"
+        '"key 99"  value'
     )
     assert names(workdir) == before
     assert command("del", "k", "--workdir", str(workdir)).returncode == 0
