@@ -4,6 +4,9 @@ JSON lines: `{"key": K, "value": V}`, each either text or `{"b64": "..."}`; what
 read too. CSV: a header line `key,value`, then text; bytes that are not UTF-8, or text that would read as such, are
 written as `b64:...`; a literal text that begins with `b64:` or `text:` gets `text:` in front. Export writes exactly
 what import reads back.
+
+A value with a time to live has a third field, `expires_at_ms`: the Unix millisecond from which on it is absent. In CSV
+the column is there if the directory ever held such a value.
 """
 
 from __future__ import annotations
@@ -24,11 +27,14 @@ import click
 
 from nokv.cli.output import emit, output_option
 from nokv.cli.target import Target, open_target, parse_bytes, target_options
-from nokv.errors import NoKVError, PreconditionFailed, UsageError
+from nokv.errors import NoKVError, NotSupported, PreconditionFailed, UsageError
 
 __all__ = ["export", "import_", "read_rows", "write_rows"]
 
+Row = tuple[bytes, bytes, int | None]  # key, value, and the Unix millisecond from which on it is absent
 FORMATS = ("jsonl", "csv")
+CSV_COLUMNS = ["key", "value", "expires_at_ms"]
+EXPIRY_MS_LIMIT = 1 << 53  # the engine's, which is not loaded for a cluster
 BATCH_ROWS = 1000
 BATCH_BYTES = 1 << 20
 FIELD_CHARACTERS_MAX = 2**31 - 1
@@ -77,9 +83,18 @@ def _from_csv(text: str) -> bytes:
     return (rest if kind == "text" else text).encode("utf-8")
 
 
-def read_rows(stream: TextIO, kind: str, name: str) -> Iterator[tuple[bytes, bytes]]:
-    """Pairs of a JSON lines or CSV text; UsageError names the file and the line."""
-    line = 0
+def _moment(value: Any) -> int | None:
+    if value is None or value == "":
+        return None
+    moment = int(value) if isinstance(value, str) else value
+    if type(moment) is not int or not 0 < moment <= EXPIRY_MS_LIMIT:
+        raise ValueError("expires_at_ms must be Unix time in milliseconds")
+    return moment
+
+
+def read_rows(stream: TextIO, kind: str, name: str) -> Iterator[Row]:
+    """(key, value, expiry or None) of a JSON lines or CSV text; UsageError names the file and the line."""
+    line = columns = 0
     try:
         if kind == "jsonl":
             for line, text in enumerate(stream, 1):  # noqa: B007  (the error below names it)
@@ -88,39 +103,46 @@ def read_rows(stream: TextIO, kind: str, name: str) -> Iterator[tuple[bytes, byt
                 row = json.loads(text)
                 if not isinstance(row, dict) or "key" not in row or "value" not in row:
                     raise ValueError('expected {"key": ..., "value": ...}')
-                yield _from_json(row["key"], "key"), _from_json(row["value"], "value")
+                key, value = _from_json(row["key"], "key"), _from_json(row["value"], "value")
+                yield key, value, _moment(row.get("expires_at_ms"))
             return
         csv.field_size_limit(FIELD_CHARACTERS_MAX)
         reader = csv.reader(stream, strict=True)
         for cells in reader:
             first, line = line == 0, reader.line_num
             if first:
-                if cells != ["key", "value"]:
-                    raise ValueError("the first line must be: key,value")
+                if cells not in (CSV_COLUMNS[:2], CSV_COLUMNS):
+                    raise ValueError("the first line must be: key,value or key,value,expires_at_ms")
+                columns = len(cells)
                 continue
             if not cells:
                 continue
-            if len(cells) != 2:
-                raise ValueError(f"{len(cells)} columns instead of 2")
-            yield _from_csv(cells[0]), _from_csv(cells[1])
+            if len(cells) != columns:
+                raise ValueError(f"{len(cells)} columns instead of {columns}")
+            yield _from_csv(cells[0]), _from_csv(cells[1]), _moment("".join(cells[2:]))
     except (ValueError, csv.Error, binascii.Error) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         if isinstance(error, NoKVError):
             raise
         raise UsageError(f"{name}:{line}: {error}", hint=f"is it {kind}? --format says what it is") from None
 
 
-def write_rows(pairs: Iterable[tuple[bytes, bytes]], stream: TextIO, kind: str) -> Iterator[tuple[bytes, bytes]]:
-    """Writes each pair, then hands it on."""
+def write_rows(rows: Iterable[Row], stream: TextIO, kind: str, *, expiring: bool = False) -> Iterator[Row]:
+    """Writes each row, then hands it on. `expiring`: some may expire."""
     if kind == "jsonl":
-        for key, value in pairs:
-            stream.write(json.dumps({"key": _to_json(key), "value": _to_json(value)}, ensure_ascii=False) + "\n")
-            yield key, value
+        for row in rows:
+            key, value, expiry = row
+            fields = {"key": _to_json(key), "value": _to_json(value)}
+            if expiry is not None:
+                fields["expires_at_ms"] = expiry
+            stream.write(json.dumps(fields, ensure_ascii=False) + "\n")
+            yield row
         return
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("key", "value"))
-    for key, value in pairs:
-        writer.writerow((_to_csv(key), _to_csv(value)))
-        yield key, value
+    writer.writerow(CSV_COLUMNS if expiring else CSV_COLUMNS[:2])
+    for row in rows:
+        key, value, expiry = row
+        writer.writerow((_to_csv(key), _to_csv(value), *(("" if expiry is None else expiry,) if expiring else ())))
+        yield row
 
 
 # -- progress ---------------------------------------------------------------------------------------------------------
@@ -174,7 +196,7 @@ def import_(file: str, target: Target, kind: str | None, timeout_s: float, outpu
     rows = size = 0
     with _reading(file) as (raw, stream, total), open_target(target, write=True, timeout_s=timeout_s) as db:
         progress = _Progress("imported", total)
-        batch: list[tuple[bytes, bytes]] = []
+        batch: list[Row] = []
 
         def store() -> None:
             nonlocal rows, size
@@ -186,8 +208,9 @@ def import_(file: str, target: Target, kind: str | None, timeout_s: float, outpu
                 progress.update(rows, raw.tell() if raw is not None else None)
 
         try:
-            for key, value in read_rows(stream, kind, file):
-                batch.append((key, value))
+            for row in read_rows(stream, kind, file):
+                key, value, _ = row
+                batch.append(row)
                 size += len(key) + len(value)
                 if len(batch) >= BATCH_ROWS or size >= BATCH_BYTES:
                     store()
@@ -199,13 +222,32 @@ def import_(file: str, target: Target, kind: str | None, timeout_s: float, outpu
     emit("import", {"file": file, "format": kind, "rows": rows}, output, lambda p: f"{p['rows']} rows imported")
 
 
-def _put_many(db: Any, pairs: list[tuple[bytes, bytes]]) -> None:
+def _put_many(db: Any, rows: list[Row]) -> None:
+    if any(expiry is not None for _, _, expiry in rows):
+        if not hasattr(db, "write_batch"):
+            raise NotSupported("a cluster has no times to live", hint="take expires_at_ms out of the rows")
+        with db.write_batch() as batch:
+            for key, value, expiry in rows:
+                batch.put(key, value, expires_at_ms=expiry)
+        return
     put_many = getattr(db, "put_many", None)
     if put_many is not None:
-        put_many(pairs)
+        put_many([(key, value) for key, value, _ in rows])
         return
-    for key, value in pairs:
+    for key, value, _ in rows:
         db.put(key, value)
+
+
+def _rows(db: Any, expiring: bool, bounds: dict[str, bytes]) -> Iterator[Row]:
+    if not expiring:
+        for key, value in db.scan(**bounds):
+            yield key, value, None
+        return
+    with db.iterator(bounds.get("start"), bounds.get("end"), prefix=bounds.get("prefix")) as it:
+        on = it.seek_first()
+        while on:
+            yield it.key, it.value, it.expires_at_ms
+            on = it.next()
 
 
 @click.command()
@@ -251,7 +293,8 @@ def export(
         progress = _Progress("exported", None)
         rows = 0
         try:
-            for rows, _ in enumerate(write_rows(db.scan(**bounds), stream, kind), 1):
+            expiring = getattr(db, "expiring", False)
+            for rows, _ in enumerate(write_rows(_rows(db, expiring, bounds), stream, kind, expiring=expiring), 1):
                 progress.update(rows, None)
             stream.flush()
         finally:

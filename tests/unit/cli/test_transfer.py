@@ -23,18 +23,49 @@ BYTES = st.binary(max_size=20) | st.text(max_size=20).map(lambda t: t.encode("ut
 AWKWARD = BYTES | st.sampled_from([b"", b"b64:", b"text:", b"text:b64:x", b'"', b"a,b", b"\n", b"\r\n", b"\0", b"key"])
 
 
-@given(pairs=st.dictionaries(AWKWARD, AWKWARD), kind=st.sampled_from(FORMATS))
-def test_any_bytes_there_and_back(pairs: dict[bytes, bytes], kind: str) -> None:
+EXPIRIES = st.none() | st.integers(1, 1 << 53)
+
+
+@given(rows=st.lists(st.tuples(AWKWARD, AWKWARD, EXPIRIES)), kind=st.sampled_from(FORMATS))
+def test_any_bytes_there_and_back(rows: list[tuple[bytes, bytes, int | None]], kind: str) -> None:
     stream = io.StringIO(newline="")
-    assert list(write_rows(pairs.items(), stream, kind)) == list(pairs.items())
+    assert list(write_rows(rows, stream, kind, expiring=any(row[2] for row in rows))) == rows
     stream.seek(0)
-    assert dict(read_rows(stream, kind, "x")) == pairs
+    assert list(read_rows(stream, kind, "x")) == rows
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_times_to_live_travel(tmp_path: Path, kind: str) -> None:
+    """What expires keeps its moment; what has expired stays away."""
+    file = str(tmp_path / f"rows.{kind}")
+    with nokv.open(tmp_path / "a") as db:
+        db.put(b"later", b"1", ttl=1 << 40)
+        db.put(b"never", b"2")
+        with db.write_batch() as batch:
+            batch.put(b"long ago", b"3", expires_at_ms=1)
+        with db.iterator() as it:
+            it.seek(b"later")
+            moment = it.expires_at_ms
+    assert run(["export", file, "--workdir", str(tmp_path / "a")]) == 0
+    nokv.open(tmp_path / "b").close()
+    assert run(["import", file, "--workdir", str(tmp_path / "b")]) == 0
+    with nokv.open(tmp_path / "b") as db, db.iterator() as it:
+        assert it.seek_first() and it.item == (b"later", b"1") and it.expires_at_ms == moment
+        assert it.next() and it.item == (b"never", b"2") and it.expires_at_ms is None
+        assert not it.next()
+
+
+@pytest.mark.parametrize("moment", ["-1", "0", '"x"', "1.5", "true", str(1 << 60)])
+def test_a_bad_moment_is_a_bad_row(moment: str) -> None:
+    line = f'{{"key": "k", "value": "v", "expires_at_ms": {moment}}}\n'
+    with pytest.raises(UsageError, match="x:1"):
+        list(read_rows(io.StringIO(line), "jsonl", "x"))
 
 
 @given(text=st.text(max_size=60), kind=st.sampled_from(FORMATS))
 def test_bad_rows_are_usage_errors(text: str, kind: str) -> None:
     try:
-        for key, value in read_rows(io.StringIO(text, newline=""), kind, "x"):
+        for key, value, _ in read_rows(io.StringIO(text, newline=""), kind, "x"):
             assert isinstance(key, bytes) and isinstance(value, bytes)
     except UsageError as error:
         assert str(error).startswith("x:")
@@ -119,7 +150,7 @@ def test_what_scan_prints_can_be_imported(tmp_path: Path, capsys: pytest.Capture
     with nokv.open(tmp_path / "db") as db:
         db.put_many({b"a": b"\xff", b"b": b"text"})
     assert run(["scan", "--workdir", str(tmp_path / "db"), "--output", "jsonl"]) == 0
-    rows = dict(read_rows(io.StringIO(capsys.readouterr().out), "jsonl", "x"))
+    rows = {key: value for key, value, _ in read_rows(io.StringIO(capsys.readouterr().out), "jsonl", "x")}
     assert rows == {b"a": b"\xff", b"b": b"text"}
 
 
