@@ -53,9 +53,25 @@ def snapshot(db: nokv.DB) -> None:
         list(view.scan(limit=3))
 
 
+def ranges(db: nokv.DB) -> None:
+    """Range deletes in every place: memtable, table, scan, compaction."""
+    with db.write_batch() as batch:
+        batch.put(b"new", b"1")
+        batch.delete_range(b"new", b"newer")
+        batch.delete_range(b"new", b"newest")
+    db.delete_range(b"newt", None)
+    list(db.scan())
+    db.flush()
+    db.get(b"new")
+    db.compact(b"k", None)
+
+
 OPERATIONS: dict[str, Callable[[nokv.DB], Any]] = {
     "put": lambda db: db.put(b"new", b"1"),
     "put_big": lambda db: db.put(b"new", BIG),
+    "put_ttl": lambda db: db.put(b"new", b"1", ttl=1 << 40),
+    "delete_range": lambda db: [db.delete_range(b"new%d" % i, b"newer") for i in range(5)],
+    "ranges": ranges,
     "put_many": lambda db: db.put_many([(b"new%d" % i, b"1" * 100) for i in range(500)]),
     "delete": lambda db: db.delete(b"k0003"),
     "get": lambda db: db.get(b"k0001"),

@@ -47,15 +47,25 @@ def make_store() -> tuple[CrashFiles, list[State]]:
             state[key] = value
         history.append(dict(state))
 
+    def drop(start: bytes, end: bytes) -> None:
+        db.delete_range(start, end)
+        for key in [key for key in state if start <= key < end]:
+            del state[key]
+        history.append(dict(state))
+
     for n in range(40):
         put(b"deep%02d" % n, dice.randbytes(dice.choice([0, 20, 90])))
     db.compact()
     for n in range(30):
         put(b"flat%02d" % n, dice.randbytes(60))
         put(b"deep%02d" % n, None if n % 3 else b"new")
+    drop(b"deep32", b"deep36")
+    drop(b"deep20", b"deep34")
     db.flush()
     for n in range(60):
         put(b"tail%02d" % (n % 40), dice.randbytes(40))
+        if n % 20 == 10:
+            drop(b"tail%02d" % (n % 40 - 5), b"tail%02d" % (n % 40))
     db.sync()
     write_mode("db", ModeRecord(mode=STANDALONE), files)
     image = files.crash_clone("keep")  # as a power loss leaves it: the log is still needed

@@ -38,7 +38,8 @@ def make_workload() -> list[Operation]:
     dice = random.Random(SEED)
     operations: list[Operation] = []
     for number in range(OPERATIONS):
-        kind = dice.choices(["put", "delete", "batch", "flush", "compact"], [60, 12, 22, 4, 2])[0]
+        kinds = ["put", "delete", "delete_range", "batch", "flush", "compact", "compact_range"]
+        kind = dice.choices(kinds, [54, 10, 8, 22, 4, 2, 2])[0]
         sync = dice.random() < 0.2
         changes: list[tuple[bytes, bytes | None]] = []
         count = {"put": 1, "delete": 1, "batch": dice.randrange(2, 9)}.get(kind, 0)
@@ -48,6 +49,9 @@ def make_workload() -> list[Operation]:
                 changes.append((key, None))
             else:
                 changes.append((key, b"%d:" % number + bytes([number % 256]) * dice.choice([0, 10, 100, 600])))
+        if kind == "delete_range":
+            start = dice.randrange(60)
+            changes.append((b"key%03d" % start, b"key%03d" % dice.randrange(start, min(70, start + 15))))
         operations.append((kind, changes, sync))
     return operations
 
@@ -55,9 +59,11 @@ def make_workload() -> list[Operation]:
 def make_history(operations: list[Operation]) -> list[State]:
     state: State = {}
     history = [dict(state)]
-    for _, changes, _ in operations:
+    for kind, changes, _ in operations:
         for key, value in changes:
-            if value is None:
+            if kind == "delete_range":
+                state = {k: v for k, v in state.items() if not (value is not None and key <= k < value)}
+            elif value is None:
                 state.pop(key, None)
             else:
                 state[key] = value
@@ -73,31 +79,46 @@ def open_db(files: CrashFiles) -> nokv.DB:
     return nokv.open("db", files=files, executor=StepExecutor(inline=True), durability="process", **OPTIONS)
 
 
+def carry_out(db: nokv.DB, number: int) -> None:
+    """One operation. Some values expire, but not in our time; in batches, some are put expired: that deletes."""
+    kind, changes, sync = WORKLOAD[number]
+    if kind == "put":
+        ((key, value),) = changes
+        assert value is not None
+        db.put(key, value, ttl=1 << 40 if number % 4 == 0 else None, sync=sync)
+    elif kind == "delete":
+        db.delete(changes[0][0], sync=sync)
+    elif kind == "delete_range":
+        db.delete_range(*changes[0], sync=sync)
+    elif kind == "batch":
+        with db.write_batch(sync=sync) as batch:
+            for key, value in changes:
+                if value is None and number % 2:
+                    batch.put(key, b"expired", expires_at_ms=1)
+                elif value is None:
+                    batch.delete(key)
+                else:
+                    batch.put(key, value)
+    elif kind == "flush":
+        db.flush()
+    elif kind == "compact":
+        db.compact()
+    else:
+        db.compact(b"key020", b"key040")
+
+
+MAKES_DURABLE = ("flush", "compact", "compact_range")
+
+
 def run_workload(files: CrashFiles) -> tuple[int, int]:
     """(operations that returned, operations covered by a promise of durability). Stops at the crash."""
     done = durable = 0
     try:
         db = open_db(files)
-        for kind, changes, sync in WORKLOAD:
-            if kind == "put":
-                ((key, value),) = changes
-                assert value is not None
-                db.put(key, value, sync=sync)
-            elif kind == "delete":
-                db.delete(changes[0][0], sync=sync)
-            elif kind == "batch":
-                with db.write_batch(sync=sync) as batch:
-                    for key, value in changes:
-                        if value is None:
-                            batch.delete(key)
-                        else:
-                            batch.put(key, value)
-            elif kind == "flush":
-                db.flush()
-            else:
-                db.compact()
+        for number, (kind, _, sync) in enumerate(WORKLOAD):
+            carry_out(db, number)
             done += 1
-            if sync or kind in ("flush", "compact"):
+            if sync or kind in MAKES_DURABLE:
                 durable = done
         db.close()
         durable = done

@@ -14,7 +14,7 @@ import pytest
 import nokv
 from nokv.testing.executor import StepExecutor
 from nokv.testing.files import CrashFiles, FaultFiles
-from tests.crash.test_engine_crash_points import HISTORY, OPERATIONS, OPTIONS, WORKLOAD
+from tests.crash.test_engine_crash_points import HISTORY, MAKES_DURABLE, OPERATIONS, OPTIONS, WORKLOAD, carry_out
 
 KINDS = ("sync", "sync_dir")
 
@@ -23,27 +23,12 @@ def open_db(files: CrashFiles | FaultFiles) -> nokv.DB:
     return nokv.open("db", files=files, executor=StepExecutor(inline=True), durability="process", **OPTIONS)
 
 
-def run(db: nokv.DB, number: int) -> None:
-    kind, changes, sync = WORKLOAD[number]
-    if kind == "flush":
-        db.flush()
-    elif kind == "compact":
-        db.compact()
-    else:
-        with db.write_batch(sync=sync) as batch:
-            for key, value in changes:
-                if value is None:
-                    batch.delete(key)
-                else:
-                    batch.put(key, value)
-
-
 def sync_calls(kind: str) -> int:
     files = FaultFiles(CrashFiles())
     fault = files.fail(kind, at=1 << 30)
     db = open_db(files)
     for number in range(OPERATIONS):
-        run(db, number)
+        carry_out(db, number)
     db.close()
     return fault.calls
 
@@ -62,14 +47,14 @@ def check(kind: str, at: int, times: int | None) -> None:
         for number in range(OPERATIONS):
             struck_before = bool(files.struck)
             try:
-                run(db, number)
+                carry_out(db, number)
             except nokv.ReadOnly as error:
                 assert files.struck and error.hint
                 refused += 1
                 continue
             assert not struck_before, f"operation {number} was acknowledged after the failed sync"
             done = number + 1
-            if not files.struck and (WORKLOAD[number][2] or WORKLOAD[number][0] in ("flush", "compact")):
+            if not files.struck and (WORKLOAD[number][2] or WORKLOAD[number][0] in MAKES_DURABLE):
                 durable = done
         if refused:
             assert db.stats()["write"]["read_only"]
