@@ -1,25 +1,25 @@
-"""Decoded blocks in memory, bounded in bytes, counted references, least recently used goes first. Any thread, no GIL needed."""
+"""Decoded blocks in memory, bounded in bytes, counted references, those not used lately go first. Any thread, no GIL needed."""
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t
 
 cdef struct CacheData
 
-cdef struct CachedBlock:
+cdef struct CachedBlock:                # its bytes follow it
     CacheData* cache
-    uint64_t table_id
-    uint64_t offset
-    uint8_t* data
+    CachedBlock** home                  # where its table keeps it: NULL once it has left the cache
     size_t size
-    int references
-    bint listed                         # the cache itself counts as one of the references
-    CachedBlock* hash_next
+    int references                      # the cache itself counts as one
+    bint touched                        # used since it was last looked at
     CachedBlock* newer
     CachedBlock* older
 
-cdef CachedBlock* cache_find(CacheData* cache, uint64_t table_id, uint64_t offset) noexcept nogil
-cdef CachedBlock* cache_add(CacheData* cache, uint64_t table_id, uint64_t offset, uint8_t* data, size_t size) noexcept nogil
-cdef void cache_forget(CacheData* cache, uint64_t table_id) noexcept nogil
-cdef uint64_t cache_new_id(CacheData* cache) noexcept nogil
+cdef inline uint8_t* block_data(CachedBlock* block) noexcept nogil:
+    return <uint8_t*>block + sizeof(CachedBlock)
+
+cdef CachedBlock* new_block(size_t size) noexcept nogil         # to be filled, then cache_add or free; NULL: no memory
+cdef CachedBlock* cache_find(CacheData* cache, CachedBlock** home) noexcept nogil
+cdef CachedBlock* cache_add(CacheData* cache, CachedBlock** home, CachedBlock* made) noexcept nogil
+cdef void cache_forget(CacheData* cache, CachedBlock** homes, size_t count) noexcept nogil
 cdef void release_block(CachedBlock* block) noexcept nogil      # NULL is fine
 
 cdef class BlockCache:

@@ -1,8 +1,10 @@
-"""Decoded blocks in memory: a hash table and a list from newest to oldest under one mutex.
+"""Decoded blocks in memory: a list from newest to oldest under one mutex.
 
-The mutex guards a few pointer moves and is never held across a call that may want the GIL. Who holds a reference may read
-the block; the last one to let go frees it. When the bytes in the table exceed the bound, the oldest leave the table (readers that
-still hold them keep them alive). A table's blocks are keyed by an id that is never used twice within one cache.
+A table keeps an array with one place (`home`) per block: a lookup is one load, and finding a block again moves nothing. When the
+bytes exceed the bound, the list is walked from its old end: a block that was used since the last walk goes to the new end (a
+second chance), any other leaves (readers that still hold it keep it alive; the last one to let go frees it).
+
+The mutex guards homes, references and the list; it is never held across a call that may want the GIL.
 """
 
 from libc.stdint cimport uint8_t, uint64_t
@@ -17,24 +19,14 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_unlock(pthread_mutex_t* mutex)
     int pthread_mutex_destroy(pthread_mutex_t* mutex)
 
-cdef enum:
-    BUCKETS = 4096                      # a power of two
-
 cdef struct CacheData:
     pthread_mutex_t mutex
-    CachedBlock* buckets[BUCKETS]
     CachedBlock* newest
     CachedBlock* oldest
     size_t used
     size_t capacity
-    uint64_t last_id
     uint64_t hits
     uint64_t misses
-
-
-cdef inline size_t bucket_of(uint64_t table_id, uint64_t offset) noexcept nogil:
-    cdef uint64_t h = (table_id * <uint64_t>0x9E3779B97F4A7C15) ^ (offset * <uint64_t>0xD6E8FEB86659FD93)
-    return <size_t>((h ^ (h >> 32)) & (BUCKETS - 1))
 
 
 cdef void unlink(CacheData* cache, CachedBlock* block) noexcept nogil:
@@ -59,104 +51,80 @@ cdef void link_newest(CacheData* cache, CachedBlock* block) noexcept nogil:
         cache.oldest = block
 
 
-cdef void drop(CacheData* cache, CachedBlock* block) noexcept nogil:
-    """Out of the table; the mutex is held."""
-    cdef CachedBlock** slot = &cache.buckets[bucket_of(block.table_id, block.offset)]
-    while slot[0] != block:
-        slot = &slot[0].hash_next
-    slot[0] = block.hash_next
-    unlink(cache, block)
-    block.listed = False
-    cache.used -= block.size + sizeof(CachedBlock)
-    let_go(block)
-
-
 cdef inline void let_go(CachedBlock* block) noexcept nogil:
     """The mutex is held."""
     block.references -= 1
     if block.references == 0:
-        free(block.data)
         free(block)
 
 
-cdef inline CachedBlock* lookup(CacheData* cache, uint64_t table_id, uint64_t offset) noexcept nogil:
-    cdef CachedBlock* block = cache.buckets[bucket_of(table_id, offset)]
-    while block != NULL and (block.table_id != table_id or block.offset != offset):
-        block = block.hash_next
+cdef void drop(CacheData* cache, CachedBlock* block) noexcept nogil:
+    """Out of the cache; the mutex is held."""
+    block.home[0] = NULL
+    block.home = NULL
+    unlink(cache, block)
+    cache.used -= block.size + sizeof(CachedBlock)
+    let_go(block)
+
+
+cdef CachedBlock* new_block(size_t size) noexcept nogil:
+    cdef CachedBlock* block = <CachedBlock*>malloc(sizeof(CachedBlock) + size + 1)
+    if block != NULL:
+        block.size = size
     return block
 
 
-cdef CachedBlock* cache_find(CacheData* cache, uint64_t table_id, uint64_t offset) noexcept nogil:
+cdef CachedBlock* cache_find(CacheData* cache, CachedBlock** home) noexcept nogil:
     """The block with one more reference, or NULL."""
     pthread_mutex_lock(&cache.mutex)
-    cdef CachedBlock* block = lookup(cache, table_id, offset)
+    cdef CachedBlock* block = home[0]
     if block == NULL:
         cache.misses += 1
     else:
         cache.hits += 1
         block.references += 1
-        if block.newer != NULL:
-            unlink(cache, block)
-            link_newest(cache, block)
+        block.touched = True
     pthread_mutex_unlock(&cache.mutex)
     return block
 
 
-cdef CachedBlock* cache_add(CacheData* cache, uint64_t table_id, uint64_t offset, uint8_t* data,
-                            size_t size) noexcept nogil:
-    """Takes over `data` (from malloc), also on failure. The block with a reference for the caller; NULL: no memory."""
+cdef CachedBlock* cache_add(CacheData* cache, CachedBlock** home, CachedBlock* made) noexcept nogil:
+    """Takes over `made`. The block at `home` with a reference for the caller: another one if another thread was first."""
     cdef CachedBlock* block
-    cdef size_t place
-    cdef CachedBlock* made = <CachedBlock*>malloc(sizeof(CachedBlock))
-    if made == NULL:
-        free(data)
-        return NULL
     made.cache = cache
-    made.table_id = table_id
-    made.offset = offset
-    made.data = data
-    made.size = size
+    made.home = home
     made.references = 2
-    made.listed = True
+    made.touched = False
     pthread_mutex_lock(&cache.mutex)
-    block = lookup(cache, table_id, offset)
-    if block != NULL:                   # another thread was first
+    block = home[0]
+    if block != NULL:
         block.references += 1
         pthread_mutex_unlock(&cache.mutex)
-        free(data)
         free(made)
         return block
-    place = bucket_of(table_id, offset)
-    made.hash_next = cache.buckets[place]
-    cache.buckets[place] = made
+    home[0] = made
     link_newest(cache, made)
-    cache.used += size + sizeof(CachedBlock)
+    cache.used += made.size + sizeof(CachedBlock)
     while cache.used > cache.capacity and cache.oldest != NULL:
-        drop(cache, cache.oldest)       # at last `made` itself: then only the caller holds it
+        block = cache.oldest
+        if block.touched:
+            block.touched = False
+            unlink(cache, block)
+            link_newest(cache, block)
+        else:
+            drop(cache, block)          # at last `made` itself: then only the caller holds it
     pthread_mutex_unlock(&cache.mutex)
     return made
 
 
-cdef void cache_forget(CacheData* cache, uint64_t table_id) noexcept nogil:
+cdef void cache_forget(CacheData* cache, CachedBlock** homes, size_t count) noexcept nogil:
     """The table is closed: its blocks leave."""
-    cdef CachedBlock* block
-    cdef CachedBlock* older
+    cdef size_t i
     pthread_mutex_lock(&cache.mutex)
-    block = cache.newest
-    while block != NULL:
-        older = block.older
-        if block.table_id == table_id:
-            drop(cache, block)
-        block = older
+    for i in range(count):
+        if homes[i] != NULL:
+            drop(cache, homes[i])
     pthread_mutex_unlock(&cache.mutex)
-
-
-cdef uint64_t cache_new_id(CacheData* cache) noexcept nogil:
-    pthread_mutex_lock(&cache.mutex)
-    cache.last_id += 1
-    cdef uint64_t given = cache.last_id
-    pthread_mutex_unlock(&cache.mutex)
-    return given
 
 
 cdef void release_block(CachedBlock* block) noexcept nogil:

@@ -46,9 +46,10 @@ from nokv._ext.cursor cimport (
     live_value,
     read_trailer,
 )
-from nokv._ext.memtable cimport MemTable, hash_prefix, prefetch_slot
+from nokv._ext.memtable cimport MemTable, hash_prefix, prefetch_node, prefetch_slot
 from nokv._ext.merge cimport OwnedCursor, merge_cursors
 from nokv._ext.ranges cimport RangeList, RangeSource, hiding_cursor, ranges_written
+from nokv._ext.table cimport Hint, hint_block, hint_done, hint_entry, hint_place
 from nokv._ext.valuefile cimport read_value
 from nokv._ext.version cimport Version
 from nokv._ext.wal cimport RECORD_BATCH, LiveSegmentReader, SegmentReader, SegmentWriter, WalCore
@@ -65,6 +66,7 @@ cdef enum:
     CHUNK_MAX = 1024
     CURSORS_MAX = 4096
     AHEAD = 8                       # a power of two
+    HINTED = 16                     # point reads whose cache misses overlap
 
 SEQUENCE_MAX = (1 << 56) - 1
 
@@ -92,6 +94,44 @@ cdef inline int _search(View view, const uint8_t* prefix, size_t size, uint64_t 
         if table.get(prefix, size, hash, sequence, value, kind):
             return 1
     return view.version.get(prefix, size, sequence, value, kind, pin)
+
+
+cdef void _ask_ahead(View view, uint8_t family, list items, Py_ssize_t first, int count, Hint* hints) noexcept:
+    """Ask for the memory that reading these keys will look at: the cache misses of all of them overlap."""
+    cdef uint8_t[KEY_ON_STACK] prefix
+    cdef uint64_t[HINTED] hashes
+    cdef size_t size
+    cdef object key
+    cdef int i
+    cdef MemTable mem = view.mem
+    cdef Version version = view.version
+    for i in range(count):
+        hints[i].position = 0
+        hints[i].pin = NULL
+        hints[i].table = NULL
+        hashes[i] = 0
+        key = items[first + i]
+        if type(key) is not bytes or PyBytes_GET_SIZE(key) >= KEY_ON_STACK:
+            continue
+        size = <size_t>PyBytes_GET_SIZE(key) + 1
+        prefix[0] = family
+        memcpy(prefix + 1, PyBytes_AS_STRING(key), size - 1)
+        if mem.t.nodes:
+            hashes[i] = hash_prefix(prefix, size)
+            prefetch_slot(&mem.t, hashes[i])
+        if not version.hint(prefix, size, &hints[i]):
+            hints[i].table = NULL
+    for i in range(count):
+        if mem.t.nodes:
+            prefetch_node(&mem.t, hashes[i])
+        if hints[i].table != NULL:
+            hint_place(&hints[i])
+    for i in range(count):
+        if hints[i].position:
+            hint_block(&hints[i])
+    for i in range(count):
+        if hints[i].position:
+            hint_entry(&hints[i])
 
 
 cdef inline object _result(Core core, View view, int found, int kind, Slice* value, CachedBlock* pin, object default,
@@ -249,10 +289,21 @@ cdef class Core:
         cdef list items = list(keys)        # a copy: whoever runs meanwhile may change the caller's list
         cdef Py_ssize_t count = len(items), i
         cdef list results = [None] * count
+        cdef Hint[HINTED] hints
+        cdef int hinted, j
         self.hold(sequence)         # reading a block may let writers run: what we see must not be superseded in place
         try:
-            for i in range(count):
-                results[i] = self.read_in(view, family, items[i], sequence, None, now_ms)
+            i = 0
+            while i < count:
+                hinted = <int>min(HINTED, count - i)
+                _ask_ahead(view, family, items, i, hinted, hints)
+                try:
+                    for j in range(hinted):
+                        results[i + j] = self.read_in(view, family, items[i + j], sequence, None, now_ms)
+                finally:
+                    for j in range(hinted):
+                        hint_done(&hints[j])
+                i += hinted
         finally:
             self.let_go(sequence)
         return results

@@ -69,3 +69,4 @@ cdef class MemTable:
 
 cdef uint64_t hash_prefix(const uint8_t* p, size_t n) noexcept nogil
 cdef void prefetch_slot(Table* t, uint64_t hash) noexcept nogil
+cdef void prefetch_node(Table* t, uint64_t hash) noexcept nogil         # what its slot, prefetched before, points to

@@ -363,6 +363,12 @@ cdef uint64_t hash_prefix(const uint8_t* p, size_t n) noexcept nogil:
 cdef void prefetch_slot(Table* t, uint64_t hash) noexcept nogil:
     nokv_prefetch(&t.slots[hash & (t.slot_count - 1)])
 
+cdef void prefetch_node(Table* t, uint64_t hash) noexcept nogil:
+    cdef uint64_t slot = t.slots[hash & (t.slot_count - 1)]
+    if ((slot ^ hash) & ~POINTER_MASK) == 0:
+        nokv_prefetch(<void*>(slot & POINTER_MASK))
+        nokv_prefetch(<uint8_t*>(slot & POINTER_MASK) + 64)
+
 cdef inline void _slot_put(uint64_t* slots, uint64_t mask, Node* node) noexcept nogil:
     cdef uint64_t i = node.hash & mask
     while slots[i] != 0:
@@ -521,9 +527,11 @@ cdef class MemTable:
                  int* kind) noexcept nogil:
         """Newest entry with a sequence <= `sequence`: 1 and its value and kind (a delete, if a range delete is newer), or 0. `hash`
         is hash_prefix(prefix)."""
-        cdef Node* node = _lookup(&self.t, prefix, prefix_size, hash)
+        cdef Node* node = NULL
         cdef Entry* entry = NULL
         cdef uint64_t covered
+        if self.t.nodes:                    # else the index would be a cache miss for nothing
+            node = _lookup(&self.t, prefix, prefix_size, hash)
         if node != NULL:
             entry = <Entry*>nokv_load_acquire(<void**>&node.newest)
             while entry != NULL and (entry.packed >> 8) > sequence:

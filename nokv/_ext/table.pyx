@@ -13,7 +13,7 @@ turns that into Corruption with file and offset. A plain block is read in place;
 cimport cython
 from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
@@ -23,8 +23,9 @@ from nokv._ext.blockcache cimport (
     CachedBlock,
     cache_add,
     cache_find,
+    block_data,
     cache_forget,
-    cache_new_id,
+    new_block,
     release_block,
 )
 from nokv._ext.codec cimport (
@@ -63,7 +64,13 @@ MAGIC = b"NOKVSST\x01"
 FORMAT_VERSION_PLAIN = 1                # deletes and puts
 FORMAT_VERSION = 2                      # kinds above 1
 
+cdef extern from *:
+    """static inline void nokv_prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }"""
+    void nokv_prefetch(const void* p) noexcept nogil
+
 cdef enum:
+    BLOCK_ENTRIES_MAX = 1 << 16         # on the average; a table that claims more has no point index
+    HINT_LINES = 12
     STACK_KEY = 512
     LINE = 64                           # bytes of one filter line
     PROBES = 6
@@ -156,47 +163,22 @@ cdef int decode_zstd(const uint8_t* frame, size_t size, uint8_t* out, size_t raw
 
 cdef int load_block(TableData* t, uint32_t i, BlockView* view) noexcept nogil:
     """Fills `view`; the caller owes release_block(view.pin)."""
-    cdef IndexEntry* entry = &t.index[i]
-    cdef const uint8_t* stored = t.base + entry.offset
-    cdef size_t raw_size = get_fixed32(stored + entry.stored_size + 1)
-    cdef uint8_t codec = stored[entry.stored_size]
-    cdef uint8_t* raw
-    cdef int status
-    view.pin = NULL
-    if not t.verified[i]:
-        if not checksum_holds(stored, entry.stored_size):
-            return damage(t, entry.offset, "the checksum of a data block does not match")
-        t.verified[i] = 1
-    if codec == CODEC_NONE:
-        if raw_size != entry.stored_size:
-            return damage(t, entry.offset, "a plain block states another size than it has")
-        view.data = stored
-    elif codec == CODEC_ZSTD:
-        if raw_size > ZSTD_RAW_SIZE_MAX:
-            return damage(t, entry.offset, "a compressed block states a size above the limit")
-        view.pin = cache_find(t.cache, t.cache_id, entry.offset)
-        if view.pin == NULL:
-            raw = <uint8_t*>malloc(raw_size + 1)
-            if raw == NULL:
-                return CURSOR_NO_MEMORY
-            status = decode_zstd(stored, entry.stored_size, raw, raw_size)
-            if status != CURSOR_OK:
-                free(raw)
-                if status == CURSOR_CORRUPT:
-                    return damage(t, entry.offset, "a zstd frame cannot be decoded to the stated size")
-                return status
-            view.pin = cache_add(t.cache, t.cache_id, entry.offset, raw, raw_size)
-            if view.pin == NULL:
-                return CURSOR_NO_MEMORY
-        view.data = view.pin.data
+    cdef size_t raw_size = 0
+    cdef int status = CURSOR_OK
+    view.pin = cache_find(t.cache, &t.resident[i]) if t.compressed else NULL
+    if view.pin != NULL:
+        view.data = block_data(view.pin)
+        raw_size = view.pin.size
     else:
-        return damage(t, entry.offset, "a data block has an unknown codec")
+        status = read_block(t, i, view, &raw_size)
+        if status != CURSOR_OK:
+            return status
     if raw_size < 8:
-        status = damage(t, entry.offset, "a data block is too short")
+        status = damage(t, t.index[i].offset, "a data block is too short")
     else:
         view.restart_count = get_fixed32(view.data + raw_size - 4)
         if view.restart_count == 0 or view.restart_count > (raw_size - 4) // 4:
-            status = damage(t, entry.offset, "a data block states a wrong number of restart points")
+            status = damage(t, t.index[i].offset, "a data block states a wrong number of restart points")
         else:
             view.end = raw_size - 4 - 4 * <size_t>view.restart_count
             view.restarts = view.data + view.end
@@ -204,6 +186,40 @@ cdef int load_block(TableData* t, uint32_t i, BlockView* view) noexcept nogil:
     release_block(view.pin)
     view.pin = NULL
     return status
+
+
+cdef int read_block(TableData* t, uint32_t i, BlockView* view, size_t* raw_size) noexcept nogil:
+    cdef IndexEntry* entry = &t.index[i]
+    cdef const uint8_t* stored = t.base + entry.offset
+    cdef uint8_t codec = stored[entry.stored_size]
+    cdef CachedBlock* made
+    cdef int status
+    raw_size[0] = get_fixed32(stored + entry.stored_size + 1)
+    if not t.verified[i]:
+        if not checksum_holds(stored, entry.stored_size):
+            return damage(t, entry.offset, "the checksum of a data block does not match")
+        t.verified[i] = 1
+    if codec == CODEC_NONE:
+        if raw_size[0] != entry.stored_size:
+            return damage(t, entry.offset, "a plain block states another size than it has")
+        view.data = stored
+        return CURSOR_OK
+    if codec != CODEC_ZSTD:
+        return damage(t, entry.offset, "a data block has an unknown codec")
+    if raw_size[0] > ZSTD_RAW_SIZE_MAX:
+        return damage(t, entry.offset, "a compressed block states a size above the limit")
+    made = new_block(raw_size[0])
+    if made == NULL:
+        return CURSOR_NO_MEMORY
+    status = decode_zstd(stored, entry.stored_size, block_data(made), raw_size[0])
+    if status != CURSOR_OK:
+        free(made)
+        if status == CURSOR_CORRUPT:
+            return damage(t, entry.offset, "a zstd frame cannot be decoded to the stated size")
+        return status
+    view.pin = cache_add(t.cache, &t.resident[i], made)
+    view.data = block_data(view.pin)
+    return CURSOR_OK
 
 
 # -- cursor -----------------------------------------------------------------------------------------------------------
@@ -352,6 +368,40 @@ cdef inline int compare_target(Slice key, const uint8_t* prefix, size_t size, co
     return memcmp(key.data + key.size - TRAILER_SIZE, trailer, TRAILER_SIZE)
 
 
+cdef inline uint64_t head_of(const uint8_t* key, size_t size) noexcept nogil:
+    cdef uint64_t head = 0
+    cdef size_t i
+    for i in range(8):
+        head = (head << 8) | (key[i] if i < size else 0)
+    return head
+
+
+cdef void narrow(const TableData* t, const uint8_t* prefix, size_t size, uint32_t* first, uint32_t* last) noexcept nogil:
+    """The index entry to find lies in [first, last]. Touches one dense array, not the keys."""
+    cdef uint32_t low = 0, high = t.blocks, middle
+    cdef int order = memcmp(prefix, t.index[0].key.data, size if size < t.common else t.common)
+    cdef uint64_t head
+    if order != 0 or size < t.common:
+        first[0] = last[0] = t.blocks if order > 0 else 0
+        return
+    head = head_of(prefix + t.common, size - t.common)
+    while low < high:
+        middle = low + (high - low) // 2
+        if t.heads[middle] < head:
+            low = middle + 1
+        else:
+            high = middle
+    first[0] = low
+    high = t.blocks
+    while low < high:
+        middle = low + (high - low) // 2
+        if t.heads[middle] <= head:
+            low = middle + 1
+        else:
+            high = middle
+    last[0] = high
+
+
 cdef void seek_to(TableCursor* tc, const uint8_t* prefix, size_t size, const uint8_t* trailer) noexcept nogil:
     """To the first entry >= prefix || trailer."""
     cdef TableData* t = tc.table
@@ -364,6 +414,7 @@ cdef void seek_to(TableCursor* tc, const uint8_t* prefix, size_t size, const uin
     if t.has_global_sequence:           # on disk the trailers say 0: find the user key, then look at its real trailer
         memset(zeros, 0, TRAILER_SIZE)
         wanted = zeros
+    narrow(t, prefix, size, &low, &high)
     while low < high:
         middle = low + (high - low) // 2
         if compare_target(t.index[middle].key, prefix, size, wanted) < 0:
@@ -479,6 +530,155 @@ cdef inline int covered_by(uint64_t range_delete, Slice* value, int* kind) noexc
     return 1
 
 
+# -- point reads ------------------------------------------------------------------------------------------------------
+# The point index: an open-addressing hash table from keys to places in the table, 4 bytes a slot, about 5.7 bytes a key. A
+# slot holds some bits of the key's hash and, in its low `position_bits`, 1 + (block << restart_bits | restart point); `starts` says
+# where that restart point lies (2 bytes each), so that the block's end need not be looked at. It is made in memory as blocks are
+# read: the first point read of a block enters the block's keys. It replaces the binary search over the index (a dozen dependent
+# cache misses) by one miss. What it does not know, or what does not check out, is searched for the long way.
+#
+# Changed under the GIL only: every caller of table_get holds it, and a block's decoding (which may let others in) comes before.
+cdef enum:
+    POSITION_BITS_MAX = 26              # leaves at least 6 bits of hash
+
+
+cdef inline int bits_for(uint64_t n) noexcept nogil:
+    """How many bits numbers below `n` need."""
+    cdef int bits = 0
+    while (<uint64_t>1 << bits) < n:
+        bits += 1
+    return bits
+
+
+cdef inline uint64_t slot_of(const TableData* t, uint64_t hash) noexcept nogil:
+    return ((hash & <uint64_t>0xFFFFFFFF) * t.slot_count) >> 32
+
+
+cdef inline uint32_t tag_of(const TableData* t, uint64_t hash) noexcept nogil:
+    return <uint32_t>((hash >> 32) << t.position_bits)
+
+
+cdef bint make_slots(TableData* t) noexcept nogil:
+    """False: this table does without."""
+    cdef int restart_bits, position_bits
+    if t.slots_free == 0 and t.slot_count:
+        return False                    # tried before
+    t.slot_count = 1
+    restart_bits = bits_for(t.entries // t.blocks // 12 + 2)
+    position_bits = bits_for((<uint64_t>t.blocks << restart_bits) + 1)
+    if position_bits > POSITION_BITS_MAX or t.entries > <uint64_t>t.blocks * BLOCK_ENTRIES_MAX or t.has_global_sequence:
+        return False
+    t.indexed = <uint8_t*>calloc(t.blocks, 1)
+    t.starts = <uint16_t*>calloc(<size_t>t.blocks << restart_bits, sizeof(uint16_t))
+    t.slots = <uint32_t*>calloc(t.entries * 10 // 7 + 8, 4)
+    if t.slots == NULL or t.indexed == NULL or t.starts == NULL:
+        free(t.slots)
+        free(t.indexed)
+        free(t.starts)
+        t.slots = NULL
+        t.indexed = NULL
+        t.starts = NULL
+        return False
+    t.slot_count = t.entries * 10 // 7 + 8
+    t.slots_free = t.entries
+    t.restart_bits = restart_bits
+    t.position_bits = position_bits
+    return True
+
+
+cdef void index_block(TableCursor* tc) noexcept nogil:
+    """Enter the keys of the block that `tc` stands in. Where the newest version of a key may be in the block before, or where the
+    block is damaged, the long way remains."""
+    cdef TableData* t = tc.table
+    cdef uint8_t[STACK_KEY] last
+    cdef size_t last_size = 0, size
+    cdef uint32_t restart = 0, position
+    cdef uint64_t hash, slot
+    cdef bint fresh
+    t.indexed[tc.block] = 1
+    tc.key_size = 0
+    if not read_entry(tc, 0):
+        return
+    while True:
+        size = tc.key_size - TRAILER_SIZE
+        fresh = restart + 1 < tc.view.restart_count and get_fixed32(tc.view.restarts + 4 * <size_t>(restart + 1)) == tc.offset
+        if fresh:
+            restart += 1
+            if restart >> t.restart_bits or tc.offset > 0xFFFF:
+                return
+            t.starts[(tc.block << t.restart_bits) | restart] = <uint16_t>tc.offset
+        if size > STACK_KEY:
+            last_size = 0               # not entered, and neither is the key after it
+        else:
+            if last_size and (last_size != size or memcmp(last, tc.key, size) != 0):
+                if t.slots_free == 0:
+                    return
+                t.slots_free -= 1
+                # The search must come from a smaller key: else the newest version might lie before it.
+                position = 1 + ((tc.block << t.restart_bits) | (restart - 1 if fresh else restart))
+                hash = filter_hash(tc.key, size)
+                slot = slot_of(t, hash)
+                while t.slots[slot] != 0:
+                    slot = slot + 1 if slot + 1 < t.slot_count else 0
+                t.slots[slot] = tag_of(t, hash) | position
+            memcpy(last, tc.key, size)
+            last_size = size
+        if tc.next_offset >= tc.view.end or not read_entry(tc, tc.next_offset):
+            return
+
+
+cdef int search_from(TableCursor* tc, uint32_t block, uint32_t restart, const uint8_t* prefix, size_t size,
+                     const uint8_t* trailer) noexcept nogil:
+    """1: `tc` stands on the newest entry of `prefix` that `trailer` may see. 0: look elsewhere. < 0: a CursorStatus."""
+    cdef bint smaller_seen = False
+    cdef int order
+    cdef size_t offset = tc.table.starts[(block << tc.table.restart_bits) | restart]
+    cdef size_t ahead
+    if not enter_block(tc, block):
+        return tc.base.status
+    if offset >= tc.view.end:
+        return 0
+    for ahead in range(HINT_LINES):     # the entries up to the next restart point: all at once, not one after the other
+        nokv_prefetch(tc.view.data + offset + ahead * 64)
+    tc.key_size = 0
+    if not read_entry(tc, offset):
+        return tc.base.status
+    while True:
+        order = compare_bytes(tc.key, tc.key_size - TRAILER_SIZE, prefix, size)
+        if order >= 0:
+            break
+        smaller_seen = True
+        if tc.next_offset >= tc.view.end:
+            return 0
+        if not read_entry(tc, tc.next_offset):
+            return tc.base.status
+    if order > 0 or not smaller_seen:
+        return 0
+    while tc.base.valid and compare_target(tc.base.key, prefix, size, trailer) < 0:
+        step(tc)
+    if tc.base.status != CURSOR_OK:
+        return tc.base.status
+    return tc.base.valid and tc.key_size == size + TRAILER_SIZE and memcmp(tc.key, prefix, size) == 0
+
+
+cdef int search_index(TableCursor* tc, const uint8_t* prefix, size_t size, uint64_t hash, const uint8_t* trailer) noexcept nogil:
+    cdef TableData* t = tc.table
+    cdef uint64_t slot = slot_of(t, hash)
+    cdef uint32_t tag = tag_of(t, hash)
+    cdef uint32_t mask = (<uint32_t>1 << t.position_bits) - 1
+    cdef uint32_t position
+    cdef int found
+    while t.slots[slot] != 0:
+        if (t.slots[slot] & ~mask) == tag:
+            position = (t.slots[slot] & mask) - 1
+            found = search_from(tc, position >> t.restart_bits, position & ((<uint32_t>1 << t.restart_bits) - 1), prefix, size,
+                                trailer)
+            if found != 0:
+                return found
+        slot = slot + 1 if slot + 1 < t.slot_count else 0
+    return 0
+
+
 cdef int table_get(TableData* t, const uint8_t* prefix, size_t size, uint64_t hash, uint64_t sequence,
                    Slice* value, int* kind, CachedBlock** pin) noexcept nogil:
     cdef TableCursor tc
@@ -489,6 +689,8 @@ cdef int table_get(TableData* t, const uint8_t* prefix, size_t size, uint64_t ha
     pin[0] = NULL
     if t.ranges != NULL:
         covered = ranges_cover(t.ranges, prefix, size, sequence)
+    if t.slots != NULL:
+        nokv_prefetch(&t.slots[slot_of(t, hash)])
     if not filter_may_hold(t, hash):
         return covered_by(covered, value, kind)
     if t.has_global_sequence and t.global_sequence > sequence:
@@ -498,24 +700,87 @@ cdef int table_get(TableData* t, const uint8_t* prefix, size_t size, uint64_t ha
     tc.key = room
     tc.key_room = STACK_KEY
     put_trailer(trailer, sequence, 255)
-    seek_to(&tc, prefix, size, trailer)
-    if tc.base.status != CURSOR_OK:
-        found = tc.base.status
-    elif tc.base.valid and tc.key_size == size + TRAILER_SIZE and memcmp(tc.key, prefix, size) == 0:
-        found = 1
-        if covered > (read_trailer(tc.key + size) >> 8):
-            covered_by(covered, value, kind)
-        else:
-            value[0] = tc.base.value
-            kind[0] = <int>(read_trailer(tc.key + size) & 255)
-            pin[0] = tc.view.pin
-            tc.view.pin = NULL
-    else:
+    if t.slots != NULL:
+        found = search_index(&tc, prefix, size, hash, trailer)
+    if found == 0:
+        seek_to(&tc, prefix, size, trailer)
+        if tc.base.status != CURSOR_OK:
+            found = tc.base.status
+        elif tc.base.valid and tc.key_size == size + TRAILER_SIZE and memcmp(tc.key, prefix, size) == 0:
+            found = 1
+    if found == 1 and covered <= (read_trailer(tc.key + size) >> 8):
+        value[0] = tc.base.value
+        kind[0] = <int>(read_trailer(tc.key + size) & 255)
+        pin[0] = tc.view.pin
+    elif found >= 0:
         found = covered_by(covered, value, kind)
+    if found >= 0 and tc.loaded and (t.slots != NULL or make_slots(t)) and not t.indexed[tc.block]:
+        index_block(&tc)
+    if pin[0] != NULL:
+        tc.view.pin = NULL
     unload(&tc)
     if tc.key_on_heap:
         free(tc.key)
     return found
+
+
+cdef void hint_start(Hint* hint, TableData* t, uint64_t hash) noexcept nogil:
+    hint.table = t
+    hint.hash = hash
+    hint.position = 0
+    hint.pin = NULL
+    if t.filter_lines:
+        nokv_prefetch(t.filter + ((hash >> 32) * t.filter_lines >> 32) * LINE)
+    if t.slots != NULL:
+        nokv_prefetch(&t.slots[slot_of(t, hash)])
+
+
+cdef void hint_place(Hint* hint) noexcept nogil:
+    cdef TableData* t = hint.table
+    cdef uint64_t slot
+    cdef uint32_t mask, tag, block
+    if t.slots == NULL or not filter_may_hold(t, hint.hash):
+        return
+    slot = slot_of(t, hint.hash)
+    tag = tag_of(t, hint.hash)
+    mask = (<uint32_t>1 << t.position_bits) - 1
+    while t.slots[slot] != 0 and (t.slots[slot] & ~mask) != tag:
+        slot = slot + 1 if slot + 1 < t.slot_count else 0
+    hint.position = t.slots[slot] & mask
+    if hint.position == 0:
+        return
+    block = (hint.position - 1) >> t.restart_bits
+    if t.compressed:
+        hint.pin = cache_find(t.cache, &t.resident[block])
+        if hint.pin != NULL:
+            nokv_prefetch(block_data(hint.pin) + hint.pin.size - 4)
+    else:
+        nokv_prefetch(&t.index[block])
+
+
+cdef void hint_block(Hint* hint) noexcept nogil:
+    cdef TableData* t = hint.table
+    cdef IndexEntry* entry
+    if hint.position == 0 or t.compressed:
+        return
+    entry = &t.index[(hint.position - 1) >> t.restart_bits]
+    nokv_prefetch(t.base + entry.offset + entry.stored_size - 64)
+    nokv_prefetch(t.base + entry.offset + entry.stored_size)
+
+
+cdef void hint_entry(Hint* hint) noexcept nogil:
+    cdef TableData* t = hint.table
+    cdef const uint8_t* data
+    cdef size_t line
+    if hint.position == 0 or (t.compressed and hint.pin == NULL):
+        return
+    if hint.pin != NULL:
+        data = block_data(hint.pin)
+    else:
+        data = t.base + t.index[(hint.position - 1) >> t.restart_bits].offset
+    data += t.starts[hint.position - 1]
+    for line in range(HINT_LINES):
+        nokv_prefetch(data + line * 64)
 
 
 # -- opening ----------------------------------------------------------------------------------------------------------
@@ -544,7 +809,6 @@ cdef class Table:
         self.t.base = <const uint8_t*>self.view.buf
         self.t.size = <size_t>self.view.len
         self.t.cache = cache.data
-        self.t.cache_id = cache_new_id(cache.data)
         if global_sequence is not None:
             self.t.global_sequence = global_sequence
             self.t.has_global_sequence = True
@@ -553,9 +817,14 @@ cdef class Table:
             self._check_meta(meta)
 
     def __dealloc__(self):
-        if self.t.cache_id:
-            cache_forget(self.t.cache, self.t.cache_id)
         ranges_release(self.t.ranges)
+        if self.t.resident != NULL:
+            cache_forget(self.t.cache, self.t.resident, self.t.blocks)
+        free(self.t.resident)
+        free(self.t.slots)
+        free(self.t.indexed)
+        free(self.t.starts)
+        free(self.t.heads)
         free(self.t.index)
         free(self.t.verified)
         if self.view != NULL:
@@ -690,8 +959,11 @@ cdef class Table:
             raise self._damaged(offset, "the index cannot hold that many blocks", blocks, size)
         self.t.index = <IndexEntry*>calloc(blocks, sizeof(IndexEntry))
         self.t.verified = <uint8_t*>calloc(blocks, 1)
-        if self.t.index == NULL or self.t.verified == NULL:
+        self.t.resident = <CachedBlock**>calloc(blocks, sizeof(CachedBlock*))
+        if self.t.index == NULL or self.t.verified == NULL or self.t.resident == NULL:
             raise MemoryError
+        self.t.entries = self.properties["entries"]
+        self.t.compressed = self.properties["codec"] != "none"
         self.t.blocks = <uint32_t>blocks
         for i in range(blocks):
             entry = &self.t.index[i]
@@ -708,6 +980,21 @@ cdef class Table:
             at += stored + BLOCK_TRAILER_SIZE
         if left(&r) or at != data_end:
             raise self._damaged(offset, "the index does not cover the data")
+        self._read_heads()
+
+    cdef _read_heads(self):
+        cdef Slice first = self.t.index[0].key
+        cdef Slice last = self.t.index[self.t.blocks - 1].key
+        cdef size_t most = min(first.size, last.size) - TRAILER_SIZE
+        cdef uint32_t i
+        self.t.heads = <uint64_t*>malloc(self.t.blocks * sizeof(uint64_t))
+        if self.t.heads == NULL:
+            raise MemoryError
+        while self.t.common < most and first.data[self.t.common] == last.data[self.t.common]:
+            self.t.common += 1          # the keys are in order: what the first and the last share, all share
+        for i in range(self.t.blocks):
+            self.t.heads[i] = head_of(self.t.index[i].key.data + self.t.common,
+                                      self.t.index[i].key.size - TRAILER_SIZE - self.t.common)
 
     cdef _check_meta(self, meta):
         for name in ("entries", "smallest", "largest"):

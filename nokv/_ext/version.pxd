@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from nokv._ext.blockcache cimport CachedBlock
 from nokv._ext.cursor cimport Cursor, Slice
 from nokv._ext.ranges cimport RangeList, RangeSource
-from nokv._ext.table cimport TableData
+from nokv._ext.table cimport Hint, TableData
 
 cdef struct Level:
     TableData** tables
@@ -25,6 +25,8 @@ cdef class Version:
     # the caller owes one release_block(pin) (blockcache.pxd); else `value` is valid as long as this Version.
     cdef int get(self, const uint8_t* prefix, size_t prefix_size, uint64_t sequence, Slice* value, int* kind,
                  CachedBlock** pin) noexcept nogil
+    # One of several point reads to come (see Hint in table.pxd); the caller owes hint_done. False: there is no table to ask.
+    cdef bint hint(self, const uint8_t* prefix, size_t prefix_size, Hint* hint) noexcept nogil
     cdef int cursor_count(self) noexcept nogil                          # how many cursors add_cursors makes
     cdef int add_cursors(self, Cursor** out, int max) noexcept nogil    # how many, or < 0 a CursorStatus (none made then)
     cdef int _undo(self, Cursor** out, int n) noexcept nogil

@@ -21,7 +21,7 @@ from nokv._ext.cursor cimport (
 )
 from nokv._ext.merge cimport OwnedCursor, merge_cursors
 from nokv._ext.ranges cimport RangeList, RangeSource, Ranges, ranges_retain
-from nokv._ext.table cimport Table, TableData, filter_hash, table_cursor, table_cursor_reset, table_get
+from nokv._ext.table cimport Hint, Table, TableData, filter_hash, hint_start, table_cursor, table_cursor_reset, table_get
 
 from nokv.errors import Corruption, InvariantError
 
@@ -229,6 +229,23 @@ cdef class Version:
             if found != 0:
                 return found
         return 0
+
+    cdef bint hint(self, const uint8_t* prefix, size_t prefix_size, Hint* hint) noexcept nogil:
+        """The filters of all tables that will be asked are on their way; the hint goes on with the deepest of them."""
+        cdef uint64_t hash = filter_hash(prefix, prefix_size)
+        cdef int i, at
+        cdef bint found = False
+        for i in range(self.level_count):
+            if i == 0:
+                for at in range(self.data[0].count):
+                    hint_start(hint, self.data[0].tables[at], hash)
+                    found = True
+            elif self.data[i].count:
+                at = find_table(self.data[i].tables, self.data[i].count, prefix, prefix_size)
+                if at < self.data[i].count:
+                    hint_start(hint, self.data[i].tables[at], hash)
+                    found = True
+        return found
 
     cdef int cursor_count(self) noexcept nogil:
         cdef int i

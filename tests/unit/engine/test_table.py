@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import random
 import struct
 from collections.abc import Callable
 
@@ -282,6 +283,28 @@ def test_zstd_makes_it_smaller_and_the_cache_stays_within_its_bound() -> None:  
     assert cache.stats()["hits"] > before["hits"]
     del table, held, cursor
     assert cache.stats()["used_bytes"] == 0
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+@pytest.mark.parametrize("tail", [b"", b"in common with every other key"])
+def test_a_point_read_is_right_however_often_it_is_made(codec: str, tail: bytes) -> None:
+    # The first read of a block enters its keys in the point index; later ones use it. Versions of one key cross restart
+    # points and blocks; a small cache makes blocks come and go.
+    seed = 5
+    rng = random.Random(seed)
+    versions = {
+        b"\0key%05d" % (n * 7) + tail: sorted({rng.randrange(1, 999) for _ in range(rng.choice([1, 1, 1, 2, 60]))})
+        for n in range(1500)
+    }
+    entries = [(key, at, 1, b"%d" % at) for key, ats in versions.items() for at in reversed(ats)]
+    table = Table(build(entries, codec, block_bytes=1024), "t.sst", BlockCache(20_000))
+    probes = [(key, rng.randrange(1, 1000)) for key in versions] * 3
+    probes += [(key[: -1 - len(tail)] + b"x" + tail, 999) for key in versions] * 2
+    rng.shuffle(probes)
+    for key, sequence in probes:
+        seen = max((at for at in versions.get(key, []) if at <= sequence), default=None)
+        assert table.get(key, sequence) == (None if seen is None else (1, b"%d" % seen)), f"seed {seed}"
+    assert table.get(b"\0", 999) is None and table.get(b"\1", 999) is None
 
 
 def test_the_filter_answers_most_misses() -> None:
