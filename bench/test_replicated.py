@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from bench.etcd import EtcdClient, EtcdCluster
+from bench.pysyncobj import PySyncObjCluster
 
 VALUE = random.Random(1).randbytes(256)
 KEYS = [b"bench/%06d" % i for i in range(10_000)]
@@ -108,3 +109,17 @@ def test_replicated(benchmark: Any, system: Any, verb: str, callers: int) -> Non
     finally:
         loop.run_until_complete(client.close())
         loop.close()
+
+
+@pytest.mark.skipif(not PySyncObjCluster.available, reason="pysyncobj is not installed")
+@pytest.mark.parametrize("callers", [32, 256])
+def test_replicated_put_by_pysyncobj(benchmark: Any, tmp_path: Path, callers: int) -> None:
+    """Memory, no fsync, the caller inside the leading process: see bench/pysyncobj_peer.py."""
+    operations = {32: 3_000, 256: 10_000}[callers]
+    benchmark.group = f"replicated put, {callers} callers"
+    benchmark.extra_info["operations"] = operations
+    benchmark.extra_info["engine"] = "pysyncobj"
+    with PySyncObjCluster(tmp_path, callers) as cluster:
+        benchmark.pedantic(cluster.put_many, args=(operations,), rounds=3, warmup_rounds=1)
+        complaints = cluster.complaints()
+    benchmark.extra_info["replicas_diverged"] = "diverged" in complaints
