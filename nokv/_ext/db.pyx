@@ -573,6 +573,8 @@ cdef class Core:
             if stop <= flushed:
                 continue
             done = _insert(self, mem, data, size, self.sequence)
+            if mem.t.expiring:
+                self.expiring = True
             if done == CURSOR_NO_MEMORY:
                 raise MemoryError()
             if done != 1:

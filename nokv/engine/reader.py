@@ -86,7 +86,7 @@ class Reader(DB):
         self._refreshes = 0
         self._restarts = 0
         self._versions_seen: Signature = ()
-        self.expiring = True  # what the log gives may expire: views ask the clock
+        self.expiring = False
         self._versions = VersionSet(self.path, self._files, self._lsm_options, clock=self._clock, read_only=True)
         self._catch_up()
 
@@ -130,6 +130,7 @@ class Reader(DB):
             self._versions = versions
             self._opened = {table.meta.number: table for tables in versions.current.levels for table in tables}
             self.family_count = max(self.family_count, *(number + 1 for number in versions.families.values()))
+            self.expiring = self.expiring or versions.expiring
             mems = [layer.mem for layer in self._layers] or [MemTable(1)]
             self._publish(View(mems[0], tuple(mems[1:]), versions.current), max(self.sequence, flushed, self._last))
             return

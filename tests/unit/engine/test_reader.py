@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import nokv
+from nokv.testing.clock import FakeClock
 from nokv.testing.executor import StepExecutor
 from nokv.testing.files import CrashFiles
 
@@ -333,3 +334,24 @@ def test_a_reader_and_a_recovering_writer_agree() -> None:
                 assert dict(reader) == {**seen, b"after": b"1"}, k
         checked += 1
     assert checked > 100
+
+
+def test_range_deletes_and_expiring_values_reach_a_reader(tmp_path: Path) -> None:
+    clock = FakeClock()
+    with nokv.open(tmp_path / "db", clock=clock) as writer:
+        writer.put_many({b"%03d" % i: b"v" for i in range(10)})
+        reader = nokv.open(tmp_path / "db", read_only=True, clock=clock)
+        before = reader.snapshot()
+        writer.delete_range(b"002", b"005")
+        writer.put(b"003", b"new", ttl=100)
+        for flush in (False, True):
+            if flush:
+                writer.flush()
+            reader.refresh()
+            assert [int(k) for k, _ in reader.scan()] == [0, 1, 3, 5, 6, 7, 8, 9]
+            assert reader.get_many([b"001", b"002", b"003"]) == [b"v", None, b"new"]
+            assert len(list(before.scan())) == 10 and before.get(b"002") == b"v"
+        clock.advance_ms(100)
+        assert reader.get(b"003") is None and len(list(reader.scan())) == 7
+        before.close()
+        reader.close()
