@@ -104,11 +104,12 @@ def _compact(value: Any) -> str:
 @root_options
 @click.option("--from", "from_revision", type=click.IntRange(0), default=0, help="First revision.")
 @click.option("--limit", type=click.IntRange(0), default=0, help="At most so many events; 0 = all.")
-@click.option("--kind", default="", help="Only events whose kind contains this, for example lease.")
+@click.option("--kind", default="", help="Only events whose kind contains this; lease: also hand-overs.")
 @output_option
 def log(addr: tuple[str, ...], directory: str | None, from_revision: int, limit: int, kind: str, output: str) -> None:
     """The typed events of the rooted log, oldest first."""
     addresses = _addresses(addr, directory)
+    wanted = ("lease", "handoff") if kind == "lease" else (kind,)  # an era's life: grant, seal, confirm, close
 
     def rows() -> Iterator[dict[str, Any]]:
         following, count = from_revision, 0
@@ -123,7 +124,7 @@ def log(addr: tuple[str, ...], directory: str | None, from_revision: int, limit:
             for event in answer.events:
                 row = message_json(event)
                 following = event.token.revision + 1
-                if kind not in row.get("kind", ""):
+                if not any(part in row.get("kind", "") for part in wanted):
                     continue
                 yield row
                 count += 1

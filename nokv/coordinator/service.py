@@ -31,6 +31,7 @@ from nokv.pb import coordinator_pb2_grpc
 __all__ = ["CoordinatorService"]
 
 SCAN_ROUTES_MAX = 10_000
+WINDOW_WAIT_S = 2.0
 OUTCOMES_MAX = 1_024
 _PHASES = [phase.value for phase in TransitionPhase]
 _FRESHNESS: dict[int, Freshness] = {
@@ -43,6 +44,12 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 async def _abort(context: Context, error: NoKVError) -> NoReturn:
     await abort_with(context, error, code="not-lease-holder" if isinstance(error, NotLeaseHolder) else "")
+
+
+def _patience(context: Context) -> float:
+    """How long to wait for a window: our "too late" must reach a caller before it takes us for dead."""
+    remaining: float | None = context.time_remaining()
+    return WINDOW_WAIT_S if remaining is None else min(WINDOW_WAIT_S, 0.9 * remaining)
 
 
 def _freshness(value: int) -> Freshness:
@@ -136,7 +143,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     async def AllocId(self, request: pb.AllocIdRequest, context: Context) -> pb.AllocIdResponse:
         count = request.count or 1
         try:
-            first, era = await self._node.alloc_id(count)
+            first, era = await self._node.alloc_id(count, timeout_s=_patience(context))
         except NoKVError as error:
             await _abort(context, error)
         return pb.AllocIdResponse(first=first, count=count, era=era)
@@ -144,7 +151,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     async def GetTimestamp(self, request: pb.TsoRequest, context: Context) -> pb.TsoResponse:
         count = request.count or 1
         try:
-            first, era = await self._node.tso(count)
+            first, era = await self._node.tso(count, timeout_s=_patience(context))
         except NoKVError as error:
             await _abort(context, error)
         return pb.TsoResponse(first=first, count=count, era=era)

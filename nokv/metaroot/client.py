@@ -69,7 +69,10 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.use_local_subchannel_pool", 1),
 ]
-ATTEMPT_S_MAX = 1.5
+ATTEMPT_S_MAX = 0.8
+SILENCE_S = 1.0
+"""Who let an attempt run out is not asked again for so long while somebody else may know more: a stopped process keeps
+its connections, and others name it as the leader until they notice."""
 PAUSE_S_MIN = 0.01
 PAUSE_S_MAX = 0.25
 END_OF_STREAM: Any = grpc.aio.EOF
@@ -112,6 +115,12 @@ def error_from_rpc(error: grpc.aio.AioRpcError) -> NoKVError:
     return Unavailable(details)
 
 
+def _said_nothing(error: grpc.aio.AioRpcError) -> bool:
+    """The attempt ran out: the peer's own "too late" would name its class."""
+    metadata: Any = error.trailing_metadata() or ()
+    return error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and "nokv-error" not in dict(metadata)
+
+
 @dataclass(slots=True)
 class RootStatus:
     node_id: int
@@ -128,7 +137,8 @@ class RootStatus:
 class Redirector(Generic[S]):
     """Calls some server out of several, by preference the one that answered last or that others name as the leader.
 
-    Used for calls that may be repeated. `what` names the servers in messages. Its time is the event loop's.
+    Used for calls that may be repeated. Each call begins where the last one ended, so that calls whose time is short
+    come round to every server. `what` names the servers in messages. Its time is the event loop's.
     """
 
     def __init__(
@@ -152,6 +162,8 @@ class Redirector(Generic[S]):
         self._channels: dict[str, tuple[grpc.aio.Channel, S]] = {}
         self._preferred = ""
         self._told = ""
+        self._turn = itertools.cycle(self.addresses)
+        self._silent: dict[str, float] = {}  # address -> until when it is avoided
         self._closed = False
 
     def stub(self, address: str) -> S:
@@ -173,6 +185,14 @@ class Redirector(Generic[S]):
             log.warning("%s %s; %s", self._what, found, found.hint)
         return found
 
+    def _other(self, failed: str, now: float) -> str:
+        """The next in turn that is not silent; if all are, the next in turn."""
+        for _ in self.addresses:
+            address = next(self._turn)
+            if address != failed and self._silent.get(address, 0.0) <= now:
+                return address
+        return next(self._turn)
+
     def pause_s(self, attempt: int) -> float:
         return self._rng.uniform(0.5, 1.0) * min(PAUSE_S_MAX, PAUSE_S_MIN * (1 << min(attempt, 8)))
 
@@ -183,8 +203,7 @@ class Redirector(Generic[S]):
         DeadlineExceeded, or for a `write` Unavailable (nothing was done) or Indeterminate (not known)."""
         now = asyncio.get_running_loop().time
         deadline = now() + (self._timeout_s if timeout_s is None else timeout_s)
-        others = itertools.cycle(self.addresses)
-        address = self._preferred or next(others)
+        address = self._preferred or self._other("", now())
         unknown = False  # some attempt may have taken effect
         last: NoKVError | None = None
         for attempt in itertools.count():
@@ -194,21 +213,24 @@ class Redirector(Generic[S]):
             try:
                 answer = await send(self.stub(address), min(left, ATTEMPT_S_MAX))
                 self._preferred = address
+                self._silent.pop(address, None)
                 return answer
             except grpc.aio.AioRpcError as rpc_error:
                 untrusted = await self.untrusted(address, rpc_error)
                 if untrusted is not None:
                     raise untrusted from rpc_error
                 error = last = error_from_rpc(rpc_error)
-            if isinstance(error, NotLeader) and error.address and error.address != address:
-                address = self._preferred = error.address
+                if _said_nothing(rpc_error):
+                    self._silent[address] = now() + SILENCE_S
+            named = error.address if isinstance(error, NotLeader) and error.address != address else ""
+            if named and self._silent.get(named, 0.0) <= now():
+                address = self._preferred = named
                 if attempt < 3:
                     continue
             elif isinstance(error, (NotLeader, Unavailable, Busy)):
                 unknown = unknown or isinstance(error, Unavailable)
                 self._preferred = ""
-                following = next(others)
-                address = following if following != address else next(others)
+                address = self._other(address, now())
             else:
                 raise error
             await asyncio.sleep(min(self.pause_s(attempt), max(0.0, deadline - now())))
@@ -324,8 +346,10 @@ class RootClient:
         """Follow the log for ever, from whichever replica answers. Reconnects by itself; the token never goes back.
         A stream that is silent for `silence_s` is given up for another replica."""
         revision = from_revision
+        address = ""
         for attempt in itertools.count():
-            address = self._rng.choice(self._roots.addresses)
+            others = [each for each in self._roots.addresses if each != address]
+            address = self._rng.choice(others or self._roots.addresses)
             call = self._roots.stub(address).Tail(root_pb2.RootTailRequest(from_revision=revision))
             assembler = StateAssembler(gc.freeze)
             try:

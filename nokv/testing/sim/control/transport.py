@@ -105,6 +105,13 @@ class _Abort(Exception):
 class _Context:
     """Of a ServicerContext, what the services use."""
 
+    def __init__(self, loop: VirtualLoop, timeout_s: float | None) -> None:
+        self._loop = loop
+        self._ends_at = None if timeout_s is None else loop.time() + timeout_s
+
+    def time_remaining(self) -> float | None:
+        return None if self._ends_at is None else max(0.0, self._ends_at - self._loop.time())
+
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: tuple[tuple[str, str | bytes], ...] = ()
     ) -> NoReturn:
@@ -325,7 +332,7 @@ class _Unary(_Call):
             self.hang_up()
 
     async def handle(self, server: RpcServer, handler: Any, request: Any) -> None:
-        response = await handler.unary_unary(request, _Context())
+        response = await handler.unary_unary(request, _Context(self.loop, self.timeout))
         self.network.observe(server.life.name, self.path, response)
         self.respond(server, self._answered, handler.response_serializer(response))
 
@@ -357,7 +364,7 @@ class _Stream(_Call):
 
     # the server's half
     async def handle(self, server: RpcServer, handler: Any, request: Any) -> None:
-        answers: AsyncIterator[Any] = handler.unary_stream(request, _Context())
+        answers: AsyncIterator[Any] = handler.unary_stream(request, _Context(self.loop, self.timeout))
         async for message in answers:
             while self._in_flight >= STREAM_WINDOW:
                 self._room = self.loop.create_future()

@@ -4,8 +4,9 @@ The processes run the product's own code, from the services down to the log on a
 only channels, Raft's network, clocks, dice and the event loop are the simulator's. Everything is drawn from the seed,
 which faults there are too, so a seed is a schedule: `trace` proves it.
 
-After every callback of a process the checker looks at what it did. At the end everything heals, and within LIVENESS_S
-ids, timestamps and publications must be served again and every view must show what the log says.
+After every callback of a process the checker looks at what it did. At the end all but one meta-root (and, in some
+schedules, one coordinator) heal; that one is dead, cut off or stopped for good, and service must be back within
+SERVICE_S. Then it heals too, and within LIVENESS_S every view must show what the log says.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ __all__ = ["ControlReport", "ControlSim"]
 
 NS = 1_000_000_000
 FAULTS_S = 10.0
+SERVICE_S = 8.0
+"""Two lease times and eight election timeouts, from when the last fault but one ended."""
 LIVENESS_S = 15.0
 TICK_S = 0.05
 ELECTION_TICKS = 10
@@ -52,12 +55,13 @@ class ControlReport:
     operations: int
     revisions: int
     eras: int
+    served_after_ms: int
     healed_after_ms: int
 
     def __str__(self) -> str:
         return (
-            f"{self.events} events, {self.revisions} revisions, {self.eras} eras, service back "
-            f"{self.healed_after_ms} ms after healing"
+            f"{self.events} events, {self.revisions} revisions, {self.eras} eras, service back after "
+            f"{self.served_after_ms} ms, views converged after {self.healed_after_ms} ms"
         )
 
 
@@ -255,6 +259,12 @@ class ControlSim:
         self.loop.world_later(self._between(0.5, 2.0), self._nemesis)
         self._until(self.loop.now_ns + round(self.seconds * NS), lambda: False)
         self._heal()
+        quiet = self._lame()
+        lame_at = self.loop.now_ns
+        if not self._until(lame_at + round(SERVICE_S * NS), lambda: self._served(lame_at)):
+            raise Violation(f"no service {SERVICE_S:g} s after healing, without {quiet}: {self._picture(lame_at)}")
+        served_after = self.loop.now_ns - lame_at
+        self._heal()
         healed_at = self.loop.now_ns
         if not self._until(healed_at + round(LIVENESS_S * NS), lambda: self._converged(healed_at)):
             raise Violation(f"service is not back {LIVENESS_S:g} s after healing: {self._picture(healed_at)}")
@@ -271,6 +281,7 @@ class ControlSim:
             sum(client.operations for client in self.clients),
             len(self.checker.records),
             self.checker.state.era,
+            served_after // 1_000_000,
             healed_after // 1_000_000,
         )
 
@@ -280,6 +291,36 @@ class ControlSim:
         if problems:
             raise Violation("; ".join(problems[:3]))
         return found
+
+    def _lame(self) -> str:
+        """One meta-root, and maybe a coordinator, stay away. Says which, and how."""
+        lame: list[Process] = []
+        leaders = [root for root in self.roots if root.leads]
+        lame.append(leaders[0] if leaders and self.random.random() < 0.6 else self.random.choice(self.roots))
+        if self.random.random() < 0.6:
+            lame.append(self._holder() or self.random.choice(self.coordinators))
+        ways = [self.random.choice(("dead", "cut off", "stopped")) for _ in lame]
+        for process, way in zip(lame, ways, strict=True):
+            if way == "dead":
+                process.kill()
+            elif way == "stopped" and process.life is not None:
+                process.life.pause()
+            else:
+                others = [each for each in self._everybody() if each != process.node_id]
+                self.links.blocked.update(pair for other in others for pair in self._both(process.node_id, other))
+        text = ", ".join(f"{process.name} ({way})" for process, way in zip(lame, ways, strict=True))
+        self.checker.note(self.loop.now_ns, text)
+        return text
+
+    @staticmethod
+    def _both(a: int, b: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        return (a, b), (b, a)
+
+    def _served(self, since_ns: int) -> bool:
+        return all(
+            min(client.last_id_ns, client.last_timestamp_ns, client.last_publish_ns) > since_ns
+            for client in self.clients
+        )
 
     def _converged(self, since_ns: int) -> bool:
         if not all(process.running for process in self.processes.values()):
@@ -296,11 +337,7 @@ class ControlSim:
             node = coordinator.node
             if node is None or node.view.served.revision != newest or node.degraded() is not Degraded.HEALTHY:
                 return False
-        return all(
-            min(client.last_id_ns, client.last_timestamp_ns, client.last_publish_ns) > since_ns
-            and client.tail.revision == newest
-            for client in self.clients
-        )
+        return self._served(since_ns) and all(client.tail.revision == newest for client in self.clients)
 
     def _picture(self, since_ns: int) -> str:
         out = [f"the log is at {self.checker.state.last.revision}, lease {self.checker.state.lease}"]
