@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from nokv.cli import processes
@@ -67,7 +68,7 @@ class Service:
             return None
         before = max(at for at in self.acknowledged if at <= began)
         times = [max(before, began), *after]
-        return max(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+        return max(later - earlier for earlier, later in pairwise(times))
 
 
 class ControlAdversary:

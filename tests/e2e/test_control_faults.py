@@ -1,0 +1,21 @@
+"""kill -9 and SIGSTOP of the lease holder and of the meta-root's leader: service is back within 3 s, nothing is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.control_faults import run
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+
+def test_two_rounds(tmp_path: Path) -> None:  # R5
+    adversary = run(1, tmp_path / "c", rounds=2)
+    assert len(adversary.outages) == 2 and len(adversary.stores) > 10
+
+
+@pytest.mark.long
+def test_twenty_rounds(tmp_path: Path) -> None:
+    run(2, tmp_path / "c", rounds=20)
