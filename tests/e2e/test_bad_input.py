@@ -167,9 +167,11 @@ def test_a_coordinator_with_its_own_meta_root(tmp_path: Path) -> None:  # FEATUR
 # -- directories ------------------------------------------------------------------------------------------------------
 def test_a_locked_directory(workdir: Path) -> None:
     with nokv.open(str(workdir)) as db:
-        for arguments in (["put", "k", "v"], ["get", "k"], ["scan"], ["stats"], ["migrate", "init"]):
+        for arguments in (["put", "k", "v"], ["del", "k"], ["migrate", "init"], ["check"], ["repair"]):
             one_error(command(*arguments, "--workdir", str(workdir)), 4, "open")
         assert command("migrate", "plan", "--workdir", str(workdir), "--json").returncode == 4
+        for reading in (["scan"], ["stats"], ["wal", "dump"], ["manifest"]):  # works beside a writer
+            assert command(*reading, "--workdir", str(workdir)).returncode == 0
         assert len(db) == 200
     assert read_mode(str(workdir), OsFiles()).mode == "standalone"
 
