@@ -147,18 +147,20 @@ def coordinators_of(coordinators: tuple[str, ...], directory: str | None = None)
 
 @contextmanager
 def open_directory(workdir: str, *, write: bool) -> Iterator[Any]:
-    """A directory without a server; never creates one. Looking at it changes nothing, and works in any mode."""
+    """A directory without a server; never creates one. Looking at it changes nothing, and works in any mode, also while
+    somebody writes it."""
     import nokv
     from nokv.engine.mode import read_mode
     from nokv.env.files import OsFiles
-    from nokv.migrate.inspect import open_for_reading
     from nokv.migrate.plan import require_directory
 
     files = OsFiles()
     require_directory(workdir, files)
     mode = read_mode(workdir, files).mode
     try:
-        opened = nokv.open(workdir, create=False) if write else open_for_reading(workdir, mode, files)
+        opened = (
+            nokv.open(workdir, create=False) if write else nokv.open(workdir, create=False, read_only=True, mode=mode)
+        )
     except Locked as error:
         if mode != "cluster":
             raise
