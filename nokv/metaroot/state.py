@@ -134,7 +134,8 @@ class RootState:
 
     def __post_init__(self) -> None:
         self.ranges = RangeIndex(self.regions)
-        self.ranges.load([r for r in self.regions.values() if r.state is not RegionState.TOMBSTONE])
+        if self.regions:
+            self.ranges.load([r for r in self.regions.values() if r.state is not RegionState.TOMBSTONE])
 
     # -- the two entry points -----------------------------------------------------------------------------------------
     def apply(
