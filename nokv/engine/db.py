@@ -858,7 +858,9 @@ def open_db(
             raise ReadOnly(
                 f"{name} cannot be written: {error}", cause=str(error), hint="check its permissions"
             ) from error
-        raise Unavailable(f"{name} cannot be opened: {error}") from error
+        if error.errno == errno.ENOTDIR:
+            raise UsageError(f"{name}: a part of its path is a file", hint="a database is a directory") from error
+        raise Unavailable(f"{name} cannot be opened: {error}", hint="free some space, or check the disk") from error
 
 
 def _open(
