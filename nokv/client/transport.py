@@ -15,11 +15,11 @@ import grpc
 import grpc.aio
 
 from nokv.client.routes import Route
-from nokv.errors import Busy, DeadlineExceeded, NoKVError, Unavailable
+from nokv.errors import Busy, DeadlineExceeded, NoKVError, NotTrusted, Unavailable
 from nokv.metaroot.wire import peer_from_pb, region_from_pb
 from nokv.pb import coordinator_pb2, coordinator_pb2_grpc, kv_pb2, kv_pb2_grpc
 from nokv.rpc.tls import Tls, refusal
-from nokv.rpc.transport import open_channel
+from nokv.rpc.transport import Channels, Dialer
 
 __all__ = ["Coordinators", "StorePool", "StoreStream", "StreamBroken"]
 
@@ -188,28 +188,25 @@ class StorePool:
 
     def __init__(self, tls: Tls | None = None) -> None:
         self._tls = tls
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._channels = Channels(Dialer(_OPTIONS, tls))
         self._streams: dict[str, StoreStream] = {}
 
     def stream(self, address: str) -> StoreStream:
         stream = self._streams.get(address)
         if stream is None:
             channel = self._channels.get(address)
-            if channel is None:
-                channel = self._channels[address] = open_channel(address, _OPTIONS, self._tls)
             stream = self._streams[address] = StoreStream(address, channel, self._forget, self._tls)
         return stream
 
     def _forget(self, stream: StoreStream) -> None:
         if self._streams.get(stream.address) is stream:
             del self._streams[stream.address]
+            self._channels.failed(stream.address)
 
     async def close(self) -> None:
         for stream in list(self._streams.values()):
             await stream.close()
-        for channel in self._channels.values():
-            await channel.close(None)
-        self._channels.clear()
+        await self._channels.close()
 
 
 class Coordinators:
@@ -217,9 +214,8 @@ class Coordinators:
 
     def __init__(self, addresses: list[str], tls: Tls | None = None) -> None:
         assert addresses
-        self._tls = tls
         self._addresses = list(addresses)
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._channels = Channels(Dialer(_OPTIONS, tls))
 
     async def route(self, key: bytes, timeout_s: float) -> Route | None:
         """None if no region covers the key (yet)."""
@@ -240,15 +236,14 @@ class Coordinators:
         return int(answer.first)
 
     async def close(self) -> None:
-        for channel in self._channels.values():
-            await channel.close(None)
-        self._channels.clear()
+        await self._channels.close()
 
     async def _call(self, method: str, request: Any, timeout_s: float) -> Any:
         """One round over all addresses. None: the coordinator answered that there is no such thing."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         reasons: list[str] = []
+        untrusted: list[NotTrusted] = []
         asked: set[str] = set()
         todo = list(self._addresses)
         while todo:
@@ -260,15 +255,15 @@ class Coordinators:
             if remaining <= 0:
                 break
             try:
-                stub = coordinator_pb2_grpc.CoordinatorStub(self._channel(address))
+                stub = coordinator_pb2_grpc.CoordinatorStub(self._channels.get(address))
                 answer = await getattr(stub, method)(request, timeout=min(remaining, COORDINATOR_ATTEMPT_S))
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.NOT_FOUND:
                     return None
-                if error.code() is grpc.StatusCode.UNAVAILABLE:
-                    untrusted = await asyncio.to_thread(refusal, address, self._tls, str(error.details()))
-                    if untrusted is not None:
-                        raise untrusted from None
+                if (found := await self._channels.refusal(address, error)) is not None:
+                    untrusted.append(found)
+                    reasons.append(str(found))
+                    continue
                 reasons.append(f"{address}: {error.code().name.lower().replace('_', ' ')}: {error.details()}")
                 if leader := _trailer(error, "nokv-leader"):
                     todo.insert(0, leader)
@@ -279,13 +274,9 @@ class Coordinators:
             return answer
         if not reasons:
             raise DeadlineExceeded(f"no coordinator answered within {timeout_s:.3g} s: {', '.join(self._addresses)}")
+        if len(untrusted) == len(reasons):
+            raise untrusted[0]
         raise Unavailable("; ".join(reasons), hint="is a coordinator running at this address?")
-
-    def _channel(self, address: str) -> grpc.aio.Channel:
-        channel = self._channels.get(address)
-        if channel is None:
-            channel = self._channels[address] = open_channel(address, _OPTIONS, self._tls)
-        return channel
 
 
 def _trailer(error: grpc.aio.AioRpcError, name: str) -> str:

@@ -43,7 +43,7 @@ from nokv.metaroot.wire import (
 )
 from nokv.pb import root_pb2, root_pb2_grpc
 from nokv.rpc.tls import Tls
-from nokv.rpc.transport import Dialer, is_oversize
+from nokv.rpc.transport import Channels, Dialer, is_oversize
 
 __all__ = [
     "CHANNEL_OPTIONS",
@@ -158,8 +158,8 @@ class Redirector(Generic[S]):
         self._what = what
         self._timeout_s = timeout_s
         self._rng = rng
-        self._dial = dial
-        self._channels: dict[str, tuple[grpc.aio.Channel, S]] = {}
+        self._channels = Channels(dial)
+        self._stubs: dict[str, tuple[grpc.aio.Channel, S]] = {}
         self._preferred = ""
         self._told = ""
         self._turn = itertools.cycle(self.addresses)
@@ -169,17 +169,15 @@ class Redirector(Generic[S]):
     def stub(self, address: str) -> S:
         if self._closed:
             raise Unavailable(f"the {self._what} client is closed")
-        known = self._channels.get(address)
-        if known is None:
-            channel = self._dial(address)
-            known = self._channels[address] = (channel, self._make_stub(channel))
+        channel = self._channels.get(address)
+        known = self._stubs.get(address)
+        if known is None or known[0] is not channel:
+            known = self._stubs[address] = (channel, self._make_stub(channel))
         return known[1]
 
     async def untrusted(self, address: str, error: grpc.aio.AioRpcError) -> NotTrusted | None:
         """The reason of a failed call, if it is one of certificates; said once in the log."""
-        if not isinstance(self._dial, Dialer):  # a simulated network knows no certificates
-            return None
-        found = await self._dial.refusal(address, error)
+        found = await self._channels.refusal(address, error)
         if found is not None and str(found) != self._told:
             self._told = str(found)
             log.warning("%s %s; %s", self._what, found, found.hint)
@@ -206,6 +204,7 @@ class Redirector(Generic[S]):
         address = self._preferred or self._other("", now())
         unknown = False  # some attempt may have taken effect
         last: NoKVError | None = None
+        refused: set[str] = set()
         for attempt in itertools.count():
             left = deadline - now()
             if left <= 0:
@@ -217,18 +216,19 @@ class Redirector(Generic[S]):
                 return answer
             except grpc.aio.AioRpcError as rpc_error:
                 untrusted = await self.untrusted(address, rpc_error)
-                if untrusted is not None:
-                    raise untrusted from rpc_error
-                error = last = error_from_rpc(rpc_error)
-                if _said_nothing(rpc_error):
+                error = last = untrusted if untrusted is not None else error_from_rpc(rpc_error)
+                if untrusted is not None or _said_nothing(rpc_error):
                     self._silent[address] = now() + SILENCE_S
+                refused = refused | {address} if untrusted is not None else set()
+                if refused.issuperset(self.addresses) and not unknown:
+                    raise error from rpc_error  # all of them, one after the other: waiting does not help
             named = error.address if isinstance(error, NotLeader) and error.address != address else ""
             if named and self._silent.get(named, 0.0) <= now():
                 address = self._preferred = named
                 if attempt < 3:
                     continue
             elif isinstance(error, (NotLeader, Unavailable, Busy)):
-                unknown = unknown or isinstance(error, Unavailable)
+                unknown = unknown or (isinstance(error, Unavailable) and not isinstance(error, NotTrusted))
                 self._preferred = ""
                 address = self._other(address, now())
             else:
@@ -241,9 +241,7 @@ class Redirector(Generic[S]):
 
     async def close(self) -> None:
         self._closed = True
-        channels, self._channels = self._channels, {}
-        for channel, _ in channels.values():
-            await channel.close(None)
+        await self._channels.close()
 
 
 class RootClient:

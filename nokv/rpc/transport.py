@@ -1,14 +1,14 @@
 """Channels, servers and ports of gRPC: the one place where they are made, with TLS or without, and with limits.
 
 Without `tls` everything is plain text: for loopback, or a network that the operator called trusted. With it both sides
-must show a certificate of the CA. A server reads renewed certificates at the next handshake; a channel has the ones
-of the moment it was opened, for as long as it lives.
+must show a certificate of the CA. A server reads renewed certificates at the next handshake; a channel has those of the
+moment it was opened, and `Channels` opens another one when it fails and they were renewed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -19,6 +19,7 @@ from nokv.rpc.tls import Tls, TlsMaterial, refusal, split_address
 
 __all__ = [
     "STREAMS_MAX",
+    "Channels",
     "Dialer",
     "bind",
     "is_oversize",
@@ -81,14 +82,57 @@ class Dialer:
         self._options = tuple(options)
         self._tls = tls
 
+    @property
+    def version(self) -> object:
+        """Changes when the certificates do."""
+        return None if self._tls is None else self._tls.material().stamp
+
     def __call__(self, address: str) -> grpc.aio.Channel:
         return open_channel(address, self._options, self._tls)
 
     async def refusal(self, address: str, error: grpc.aio.AioRpcError) -> NotTrusted | None:
         """The reason of a failed call, if it is one of certificates."""
-        if error.code() is not grpc.StatusCode.UNAVAILABLE:
-            return None
         return await asyncio.to_thread(refusal, address, self._tls, str(error.details()))
+
+
+class Channels:
+    """A channel for each address, made on demand, and made anew after a failure if the certificates changed since.
+
+    One event loop. `dial` may be a simulated one.
+    """
+
+    def __init__(self, dial: Callable[[str], grpc.aio.Channel]) -> None:
+        self.dial = dial
+        self._open: dict[str, tuple[grpc.aio.Channel, object]] = {}
+        self._retired: list[grpc.aio.Channel] = []  # calls may still be under way on them
+
+    def get(self, address: str) -> grpc.aio.Channel:
+        known = self._open.get(address)
+        if known is None:
+            version = self.dial.version if isinstance(self.dial, Dialer) else None
+            known = self._open[address] = (self.dial(address), version)
+        return known[0]
+
+    def failed(self, address: str) -> None:
+        """No connection to `address`: the next `get` dials anew if that may help."""
+        known = self._open.get(address)
+        if known is not None and isinstance(self.dial, Dialer) and known[1] != self.dial.version:
+            del self._open[address]
+            self._retired.append(known[0])
+
+    async def refusal(self, address: str, error: grpc.aio.AioRpcError) -> NotTrusted | None:
+        """After a failed call: the reason, if it is one of certificates."""
+        if error.code() is not grpc.StatusCode.UNAVAILABLE or not isinstance(self.dial, Dialer):
+            return None  # a simulated network knows no certificates
+        self.failed(address)
+        return await self.dial.refusal(address, error)
+
+    async def close(self) -> None:
+        channels = [*self._retired, *(channel for channel, _ in self._open.values())]
+        self._retired.clear()
+        self._open.clear()
+        for channel in channels:
+            await channel.close(None)
 
 
 def open_blocking_channel(address: str, options: Options = (), tls: Tls | None = None) -> grpc.Channel:

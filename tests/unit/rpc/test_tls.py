@@ -14,7 +14,12 @@ from typing import Any
 import grpc
 import pytest
 
+from nokv.client.transport import Coordinators
 from nokv.errors import NotFound, NotTrusted, PreconditionFailed, Unavailable, UsageError
+from nokv.metaroot.client import RootClient, dial_with
+from nokv.metaroot.events import StoreJoined
+from nokv.metaroot.server import RootConfig, RootServer, ServerPorts
+from nokv.region import Store
 from nokv.rpc.certificates import init_ca, issue
 from nokv.rpc.tls import Tls, load_tls, refusal
 from nokv.rpc.transport import STREAMS_MAX, bind, open_blocking_channel, open_channel, peer_name, server_options
@@ -149,6 +154,68 @@ async def test_a_renewed_certificate_is_used_without_a_restart(tmp_path: Path) -
         assert await ask(address, client) == "client"
         (tmp_path / "ca/node/tls.crt").write_bytes(b"half a")  # being replaced: what works goes on
         assert await ask(address, client) == "client"
+
+
+# -- clients of several servers ----------------------------------------------------------------------------------------
+def renew(ca: Path) -> None:
+    """A new CA, and certificates of it: nothing of before is worth anything."""
+    for name in ("node", "client"):
+        shutil.rmtree(ca / name, ignore_errors=True)
+    (ca / "ca.crt").unlink(missing_ok=True)
+    (ca / "ca.key").unlink(missing_ok=True)
+    init_ca(ca, now=NOW)
+    issue(ca, "node", ["127.0.0.1"], now=NOW)
+    issue(ca, "client", now=NOW)
+
+
+@asynccontextmanager
+async def root_server(workdir: Path, address: str, tls: Tls | None) -> AsyncIterator[str]:
+    server = RootServer(RootConfig(1, address, str(workdir)), ports=ServerPorts.over(tls))
+    await server.start()
+    try:
+        yield server.address
+    finally:
+        await server.stop()
+
+
+async def test_a_client_outlives_a_change_of_every_certificate(tmp_path: Path) -> None:
+    ca = tmp_path / "ca"
+    renew(ca)
+    tls = Tls(ca / "client")
+    async with root_server(tmp_path / "root", "127.0.0.1:0", Tls(ca / "node")) as address:
+        client = RootClient([address], timeout_s=20.0, dial=dial_with(tls))
+        assert (await client.status()).node_id == 1
+    renew(ca)
+    async with root_server(tmp_path / "root", address, Tls(ca / "node")):
+        assert (await client.status()).node_id == 1
+    await client.close()
+
+
+async def test_one_server_that_is_not_trusted_costs_nothing_and_all_of_them_fail_at_once(
+    identities: Path, tmp_path: Path
+) -> None:
+    node, tls = Tls(identities / "ca/node"), Tls(identities / "ca/client")
+    async with (
+        root_server(tmp_path / "good", "127.0.0.1:0", node) as good,
+        root_server(tmp_path / "plain", "127.0.0.1:0", None) as plain,
+        root_server(tmp_path / "old", "127.0.0.1:0", Tls(identities / "ca/old")) as expired,
+    ):
+        for addresses in ([plain, good], [expired, plain, good]):
+            client = RootClient(addresses, timeout_s=20.0, dial=dial_with(tls))
+            assert (await client.status()).node_id == 1
+            await client.close()
+        client = RootClient([plain, expired], timeout_s=60.0, dial=dial_with(tls))
+        async with asyncio.timeout(30.0):  # long before the client's own deadline
+            with pytest.raises(NotTrusted):
+                await client.status()
+            with pytest.raises(NotTrusted):
+                await client.append([StoreJoined(Store(1, "127.0.0.1:1"))])
+        await client.close()
+
+        coordinators = Coordinators([plain, expired], tls)
+        with pytest.raises(NotTrusted):
+            await coordinators.route(b"k", 20.0)
+        await coordinators.close()
 
 
 # -- the directory -----------------------------------------------------------------------------------------------------
