@@ -29,7 +29,7 @@ help:
 	@echo "make build       .venv with pinned dependencies, and the extensions built in place"
 	@echo "make bench       benchmarks beside the peers that are installed; the table goes to $(ARTIFACTS)/bench.md"
 	@echo "make test-full   make test, and the long tests    make test-long  only the long tests"
-	@echo "make test-asan   the unit tests under ASan and UBSan    make clean  what was built    make distclean  and .venv"
+	@echo "make test-asan   engine, model and crash tests under ASan and UBSan    make clean  what was built    make distclean  and .venv"
 
 # -- the environment --------------------------------------------------------------------------------------------------
 $(VENV)/.created:
@@ -107,14 +107,14 @@ bench: build $(VENV)/.bench
 
 # A copy of the tree is built with the sanitizers, so that the ordinary build stays as it is. Leaks are not looked for: the
 # interpreter itself keeps memory until the end. Standard error is left alone, so that a report can be seen.
-ASAN_TESTS ?= $(addprefix tests/unit/,engine mvcc raftstore/test_command.py raftstore/test_formats.py multiraft/test_wire.py \
-  multiraft/test_raftlog.py)
+ASAN_TESTS ?= tests/model tests/crash $(addprefix tests/unit/,engine compat mvcc raftstore/test_command.py \
+  raftstore/test_formats.py multiraft)
 test-asan: $(VENV)/.test
 	rm -rf build/asan && mkdir -p build/asan
 	cp -R nokv shell tests proto pyproject.toml setup.py build/asan/
-	find build/asan -name '*.so' -delete
+	rm -f build/asan/nokv/_ext/*.so build/asan/nokv/_ext/*.c   # a copy is as new as its source: build all
 	cd build/asan && NOKV_DEBUG_EXT=1 NOKV_SANITIZE=1 ../../$(PY) setup.py --quiet build_ext --inplace --parallel $(JOBS)
-	cd build/asan && ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
+	cd build/asan && ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH="$$PWD:$$PWD/shell" \
 	  LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so) $$($${CC:-gcc} -print-file-name=libubsan.so)" \
 	  ../../$(PY) -m pytest $(ASAN_TESTS) --capture=sys -p no:cacheprovider -m "not long and not e2e" --timeout 900 $(PYTEST_ARGS)
 
