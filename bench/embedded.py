@@ -151,7 +151,6 @@ def measure(engine: str, folder: str, value_bytes: int, sizes: Sizes) -> Iterato
     yield "flush and compact", (clock() - settled) * 1e3, "ms"
     if written_bytes():
         yield "write amplification", (written_bytes() - written) / (user_bytes * 1.5), "x"
-    yield "size after compaction", size_of(path) / 1e6, "MB"
     yield "get, random keys", rate(lambda: get_all(db, other[:calls]), calls), "ops/s"
     yield "get, missing keys", rate(lambda: get_all(db, [key + b"x" for key in other[:calls]]), calls), "ops/s"
     took = latencies(lambda i: db.get(keys[i]), calls)
@@ -176,7 +175,9 @@ def measure(engine: str, folder: str, value_bytes: int, sizes: Sizes) -> Iterato
     yield "half get, half put", rate(mix, calls), "ops/s"
     if sys.platform == "linux":  # kilobytes there
         yield "peak memory", (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) / 1024, "MB"
+    db.settle()
     db.close()
+    yield "size, compacted and closed", size_of(path) / 1e6, "MB"
     begin = clock()
     db = make(path)
     assert db.get(keys[0]) is not None
