@@ -59,6 +59,10 @@ class OutcomeLike(Protocol):
     def detail(self) -> str: ...
 
 
+SILENCE_S = 2.0
+"""Who let an attempt run out is not asked again for so long: about the time in which another takes over its lease."""
+
+
 class StoreReportLike(Protocol):
     """A store's heartbeat, as `nokv.raftstore.control.StoreReport` has it."""
 
@@ -152,6 +156,7 @@ class CoordinatorClient:
             timeout_s=timeout_s,
             rng=rng if rng is not None else random.Random(),
             dial=dial,
+            silence_s=SILENCE_S,
         )
 
     async def close(self) -> None:

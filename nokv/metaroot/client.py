@@ -70,9 +70,11 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.use_local_subchannel_pool", 1),
 ]
 ATTEMPT_S_MAX = 0.8
-SILENCE_S = 1.0
-"""Who let an attempt run out is not asked again for so long while somebody else may know more: a stopped process keeps
-its connections, and others name it as the leader until they notice."""
+GIVEN_UP_S = 0.25
+"""An attempt that its caller cancels after so long counts as one that ran out."""
+ROOT_SILENCE_S = 1.0
+"""A meta-root that let an attempt run out is not asked again for so long: a stopped process keeps its connections, and
+the others name it as the leader until they have elected another."""
 PAUSE_S_MIN = 0.01
 PAUSE_S_MAX = 0.25
 END_OF_STREAM: Any = grpc.aio.EOF
@@ -150,6 +152,7 @@ class Redirector(Generic[S]):
         timeout_s: float,
         rng: random.Random,
         dial: Dial = dial_plain,
+        silence_s: float = ROOT_SILENCE_S,
     ) -> None:
         if not addresses:
             raise UsageError(f"at least one address of a {what} is needed")
@@ -163,6 +166,7 @@ class Redirector(Generic[S]):
         self._preferred = ""
         self._told = ""
         self._turn = itertools.cycle(self.addresses)
+        self._silence_s = silence_s
         self._silent: dict[str, float] = {}  # address -> until when it is avoided
         self._closed = False
 
@@ -203,29 +207,37 @@ class Redirector(Generic[S]):
         deadline = now() + (self._timeout_s if timeout_s is None else timeout_s)
         address = self._preferred or self._other("", now())
         unknown = False  # some attempt may have taken effect
+        hops = 0  # redirections followed at once
         last: NoKVError | None = None
         refused: set[str] = set()
         for attempt in itertools.count():
             left = deadline - now()
             if left <= 0:
                 break
+            asked = now()
             try:
                 answer = await send(self.stub(address), min(left, ATTEMPT_S_MAX))
                 self._preferred = address
                 self._silent.pop(address, None)
                 return answer
+            except asyncio.CancelledError:
+                if now() - asked >= GIVEN_UP_S:
+                    self._silent[address] = now() + self._silence_s
+                    self._preferred = ""
+                raise
             except grpc.aio.AioRpcError as rpc_error:
                 untrusted = await self.untrusted(address, rpc_error)
                 error = last = untrusted if untrusted is not None else error_from_rpc(rpc_error)
                 if untrusted is not None or _said_nothing(rpc_error):
-                    self._silent[address] = now() + SILENCE_S
+                    self._silent[address] = now() + self._silence_s
                 refused = refused | {address} if untrusted is not None else set()
                 if refused.issuperset(self.addresses) and not unknown:
                     raise error from rpc_error  # all of them, one after the other: waiting does not help
             named = error.address if isinstance(error, NotLeader) and error.address != address else ""
             if named and self._silent.get(named, 0.0) <= now():
                 address = self._preferred = named
-                if attempt < 3:
+                hops += 1
+                if hops <= 3:  # two servers may name each other for a while
                     continue
             elif isinstance(error, (NotLeader, Unavailable, Busy)):
                 unknown = unknown or (isinstance(error, Unavailable) and not isinstance(error, NotTrusted))
@@ -233,6 +245,7 @@ class Redirector(Generic[S]):
                 address = self._other(address, now())
             else:
                 raise error
+            hops = 0
             await asyncio.sleep(min(self.pause_s(attempt), max(0.0, deadline - now())))
         text = f"no {self._what} answered in time; the last one said: {last}"
         if not write:

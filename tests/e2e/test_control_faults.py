@@ -1,4 +1,4 @@
-"""kill -9 and SIGSTOP of the lease holder and of the meta-root's leader: service is back within 3 s, nothing is lost."""
+"""kill -9 and SIGSTOP of the lease holder and of the root leader: service is back within 3 s, nothing is lost."""
 
 from __future__ import annotations
 
