@@ -64,6 +64,7 @@ cdef enum:
     KEY_ON_STACK = 264
     CHUNK_FIRST = 32
     CHUNK_MAX = 1024
+    CHUNK_BYTES_MAX = 1 << 20       # of values: large ones come in chunks of few, or of one
     CURSORS_MAX = 4096
     AHEAD = 8                       # a power of two
     HINTED = 16                     # point reads whose cache misses overlap
@@ -889,6 +890,7 @@ cdef class Scan:
     cdef int64_t remaining
     cdef list chunk
     cdef Py_ssize_t position, chunk_size
+    cdef size_t chunk_bytes         # of the values in it
     cdef uint8_t* last              # family || key of the last key dealt with
     cdef size_t last_size, last_capacity
 
@@ -1023,6 +1025,7 @@ cdef class Scan:
             want = self.remaining
         self.chunk = []
         self.position = 0
+        self.chunk_bytes = 0
         self.busy = True
         try:
             if want > 0:
@@ -1042,7 +1045,7 @@ cdef class Scan:
             self.busy = False
         if self.remaining >= 0:
             self.remaining -= len(self.chunk)
-        if len(self.chunk) < want or self.remaining == 0:
+        if (len(self.chunk) < want and self.chunk_bytes < CHUNK_BYTES_MAX) or self.remaining == 0:
             self._release()
         if self.chunk_size < CHUNK_MAX:
             self.chunk_size *= 4 if self.chunk_size * 4 <= CHUNK_MAX else 2
@@ -1061,6 +1064,7 @@ cdef class Scan:
         if not self.values:
             return PyBytes_FromStringAndSize(<const char*>key + 1, <Py_ssize_t>size - 1)
         v = self.core.user_value(self.view, kind, &value)
+        self.chunk_bytes += <size_t>PyBytes_GET_SIZE(v)
         if not self.keys:
             return v
         k = PyBytes_FromStringAndSize(<const char*>key + 1, <Py_ssize_t>size - 1)
@@ -1075,7 +1079,7 @@ cdef class Scan:
         cdef Py_ssize_t count = 0
         cdef list chunk = self.chunk
         cdef object item
-        while c.valid and count < want:
+        while c.valid and count < want and self.chunk_bytes < CHUNK_BYTES_MAX:
             key = c.key.data
             size = c.key.size - TRAILER_SIZE
             packed = read_trailer(key + size)
@@ -1103,7 +1107,7 @@ cdef class Scan:
         cdef Py_ssize_t count = 0
         cdef list chunk = self.chunk
         cdef object candidate
-        while c.valid and count < want:
+        while c.valid and count < want and self.chunk_bytes < CHUNK_BYTES_MAX:
             key = c.key.data
             size = c.key.size - TRAILER_SIZE
             if compare_bytes(key, size, lower, lower_size) < 0:

@@ -208,7 +208,7 @@ class DB(Core, MutableMapping[bytes, bytes]):
 
     def _switch_memtable(self) -> None:
         """The caller holds `_write_lock`. A fresh memtable takes the writes; the full one waits for its flush."""
-        while len(self.view.immutables) >= self._options.immutables_max:
+        while self._backlog_is_full():
             self._write_waits += 1
             self._flush_error = None
             self._submit_flush()
@@ -231,6 +231,12 @@ class DB(Core, MutableMapping[bytes, bytes]):
             view = self.view
             self.view = View(fresh, (view.mem, *view.immutables), view.version)
         self._submit_flush()
+
+    def _backlog_is_full(self) -> bool:
+        """Too many memtables wait for their flush, or, with very large values in them, too many bytes."""
+        immutables = self.view.immutables
+        most = self._options.immutables_max
+        return len(immutables) >= most or sum(m.used_bytes for m in immutables) > 2 * most * self.write_buffer_bytes
 
     def _append_unmapped(self, batch: WriteBatch, log: bool) -> None:
         """The log is no memory (a test's files): appends go one at a time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -409,3 +410,23 @@ def test_very_large_values(path: str, size: int) -> None:
     del value
     with nokv.open(path) as db:
         assert len(db[b"k"]) == size and not db.verify().damaged
+
+
+def test_a_scan_of_large_values_holds_few_of_them(path: str) -> None:
+    with nokv.open(path, durability="process") as db:
+        expected = {b"%02d" % n: bytes([n]) * (400 << 10) for n in range(20)}
+        expected |= {b"s%03d" % n: b"small" for n in range(100)}
+        db.put_many(expected)
+        db.flush()
+        for reverse in (False, True):
+            for limit in (None, 1, 3, 50):
+                items = sorted(expected.items(), reverse=reverse)[:limit]
+                assert list(db.scan(reverse=reverse, limit=limit)) == items
+                assert db.scan(reverse=reverse, limit=limit).fetch(1000) == items
+        tracemalloc.start()
+        try:
+            count = sum(1 for _ in db.scan())
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert count == 120 and peak < 4 << 20, peak
