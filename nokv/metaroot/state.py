@@ -223,7 +223,7 @@ class RootState:
         for change in self.pending.values():
             largest = max(largest, change.peer.peer_id)
         for planned in self.pending_ranges.values():
-            largest = max(largest, planned.other.region_id, max(p.peer_id for p in planned.other.peers))
+            largest = max(largest, planned.other.region_id, max((p.peer_id for p in planned.other.peers), default=0))
         return largest
 
     def copy(self) -> RootState:

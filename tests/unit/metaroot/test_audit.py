@@ -121,3 +121,31 @@ async def test_the_commands_over_a_real_meta_root(tmp_path: Path, capsys: pytest
             assert await asyncio.to_thread(run, ["root", "audit", "--addr", address]) == 0
             assert "no longer kept" in capsys.readouterr().out
             await client.close()
+
+
+async def test_a_log_with_folds_is_verified_and_audited_like_any(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with Roots(tmp_path, 1, retain_events=100, checkpoint_every=50) as roots, asyncio.timeout(60):
+        client = roots.client()
+        await client.append([StoreJoined(Store(1, "127.0.0.1:1"))])
+        await client.append([LeaseGranted("c", "c:1", 1, 1_000), HandoffConfirmed("c", 1, 1, 1)])
+        for n in range(2, 250):
+            await client.append([AllocatorFenced(Allocator.TSO, n, 1)])
+        for _ in range(2):
+            for arguments in (["--addr", roots.peers[1]], ["--workdir", str(tmp_path / "root-1")]):
+                if arguments[0] == "--workdir":
+                    await roots.stop(1)
+                answers = []
+                for command in ("verify", "audit"):
+                    assert await asyncio.to_thread(run, ["root", command, *arguments, "--output", "json"]) == 0
+                    answers.append(json.loads(capsys.readouterr().out))
+                verified, audited = answers
+                assert (verified["verdict"], verified["revision"], verified["first_revision"]) == ("equal", 251, 1)
+                assert verified["events"] + verified["folded"] == 251
+                assert verified["folded"] > 200
+                assert audited["complete"] is True
+                assert audited["folded"] == verified["folded"]
+            await roots.start(1)  # from a checkpoint: it keeps what it kept
+            await roots.leader()
+        await client.close()
