@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nokv._ext.crc32c import crc32c
-from nokv.engine.manifest.edit import FileMeta, VersionEdit, decode_edit, encode_edit
+from nokv.engine.manifest.edit import FileMeta, ValueFileMeta, VersionEdit, decode_edit, encode_edit
 from nokv.engine.manifest.log import HEADER, ManifestWriter, read_current, read_manifest, write_current
 from nokv.errors import Corruption, NotSupported
 from nokv.testing.files import CrashFiles
@@ -34,6 +34,14 @@ def metas(draw: st.DrawFn) -> FileMeta:
     )
 
 
+@st.composite
+def value_metas(draw: st.DrawFn) -> ValueFileMeta:
+    dead, live, frame = sorted((draw(NUMBERS), draw(NUMBERS), draw(NUMBERS)))
+    return ValueFileMeta(
+        number=draw(NUMBERS), size=frame, records=draw(st.integers(1, 2**64 - 1)), value_bytes=live, dead_bytes=dead
+    )
+
+
 EDITS = st.builds(
     VersionEdit,
     log_number=st.none() | NUMBERS,
@@ -42,6 +50,9 @@ EDITS = st.builds(
     added=st.lists(metas(), max_size=4),
     removed=st.lists(NUMBERS, max_size=4),
     families=st.dictionaries(st.text(min_size=1, max_size=8), st.integers(0, 255), max_size=3),
+    values_added=st.lists(value_metas(), max_size=3),
+    values_removed=st.lists(NUMBERS, max_size=3),
+    values_dead=st.dictionaries(NUMBERS, NUMBERS, max_size=3),
 )
 
 
