@@ -13,6 +13,7 @@ from nokv._ext.ranges cimport RangeList
 cdef enum:
     CODEC_NONE = 0                      # codec values never change
     CODEC_ZSTD = 1
+    CODEC_LZ4 = 2
     BLOCK_TRAILER_SIZE = 9
     FOOTER_SIZE = 64
     INTERNAL_KEY_SIZE_MAX = 1 << 17

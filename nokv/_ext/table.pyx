@@ -55,6 +55,7 @@ from nokv._ext.cursor cimport (
     put_trailer,
     read_trailer,
 )
+from nokv._ext.lz4 cimport lz4_decompress
 from nokv._ext.merge cimport OwnedCursor
 from nokv._ext.ranges cimport Ranges, ranges_cover, ranges_decode, ranges_release, ranges_retain
 
@@ -62,7 +63,7 @@ from nokv.errors import Corruption, NotSupported
 
 MAGIC = b"NOKVSST\x01"
 FORMAT_VERSION_PLAIN = 1                # deletes and puts
-FORMAT_VERSION = 2                      # kinds above 1
+FORMAT_VERSION = 2                      # kinds above 1, or the codec lz4
 
 cdef extern from *:
     """static inline void nokv_prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }"""
@@ -204,18 +205,21 @@ cdef int read_block(TableData* t, uint32_t i, BlockView* view, size_t* raw_size)
             return damage(t, entry.offset, "a plain block states another size than it has")
         view.data = stored
         return CURSOR_OK
-    if codec != CODEC_ZSTD:
+    if codec != CODEC_ZSTD and codec != CODEC_LZ4:
         return damage(t, entry.offset, "a data block has an unknown codec")
     if raw_size[0] > ZSTD_RAW_SIZE_MAX:
         return damage(t, entry.offset, "a compressed block states a size above the limit")
     made = new_block(raw_size[0])
     if made == NULL:
         return CURSOR_NO_MEMORY
-    status = decode_zstd(stored, entry.stored_size, block_data(made), raw_size[0])
+    if codec == CODEC_ZSTD:
+        status = decode_zstd(stored, entry.stored_size, block_data(made), raw_size[0])
+    else:
+        status = CURSOR_OK if lz4_decompress(stored, entry.stored_size, block_data(made), raw_size[0]) else CURSOR_CORRUPT
     if status != CURSOR_OK:
         free(made)
         if status == CURSOR_CORRUPT:
-            return damage(t, entry.offset, "a zstd frame cannot be decoded to the stated size")
+            return damage(t, entry.offset, "a compressed block cannot be decoded to the stated size")
         return status
     view.pin = cache_add(t.cache, &t.resident[i], made)
     view.data = block_data(view.pin)
@@ -941,7 +945,7 @@ cdef class Table:
         missing = [name for name in PROPERTIES.values() if name not in found]
         if missing:
             raise self._damaged(offset, f"the properties {', '.join(missing)} are missing")
-        found["codec"] = {CODEC_NONE: "none", CODEC_ZSTD: "zstd"}.get(found["codec"], "unknown")
+        found["codec"] = {CODEC_NONE: "none", CODEC_ZSTD: "zstd", CODEC_LZ4: "lz4"}.get(found["codec"], "unknown")
         found["external"] = bool(found["external"])
         self.properties = found
         if self.t.smallest.size == 0 or compare_bytes(self.t.smallest.data, self.t.smallest.size,

@@ -41,11 +41,13 @@ from nokv._ext.cursor cimport (
     read_expiry,
     read_trailer,
 )
+from nokv._ext.lz4 cimport lz4_compress
 from nokv._ext.merge cimport OwnedCursor
 from nokv._ext.ranges cimport RangeList, Ranges
 from nokv._ext.valuefile cimport Reference, Tallies, ValueSink, read_reference, tally
 from nokv._ext.table cimport (
     BLOCK_TRAILER_SIZE,
+    CODEC_LZ4,
     CODEC_NONE,
     CODEC_ZSTD,
     INTERNAL_KEY_SIZE_MAX,
@@ -59,7 +61,7 @@ from nokv._ext.table import FORMAT_VERSION, FORMAT_VERSION_PLAIN, MAGIC, OPTIONA
 from nokv.errors import Corruption, InvariantError, UsageError
 
 cdef enum:
-    CHUNK = 1 << 20                     # raw bytes that gather before they are compressed and written
+    CHUNK = 2 << 20                     # raw bytes that gather before they are compressed and written
     FILL_MORE = 1                       # the table is full, the source has more
     FILL_DONE = 2
     LEAVE_OUT = 0                       # what a VersionFilter says about an entry
@@ -234,6 +236,8 @@ cdef class TableBuilder:
     cdef object file
     cdef object compressor
     cdef readonly str compression
+    cdef bint lz4, zstd
+    cdef Buffer out                     # blocks as they go to the file
     cdef size_t block_bytes
     cdef int restart_interval
     cdef int bloom_bits
@@ -275,8 +279,10 @@ cdef class TableBuilder:
             import zstandard
 
             self.compressor = zstandard.ZstdCompressor(level=level, write_content_size=True)
-        elif compression != "none":
-            raise UsageError(f"unknown compression {compression!r}", hint="use 'none' or 'zstd'")
+        elif compression not in ("none", "lz4"):
+            raise UsageError(f"unknown compression {compression!r}", hint="use 'none', 'lz4' or 'zstd'")
+        self.lz4 = compression == "lz4"
+        self.zstd = compression == "zstd"
         if not (64 <= block_bytes <= ZSTD_RAW_SIZE_MAX and 1 <= restart_interval <= 1024 and 0 <= bloom_bits <= 64):
             raise UsageError("block_bytes, restart_interval or bloom_bits is out of range")
         self.file = file
@@ -300,6 +306,7 @@ cdef class TableBuilder:
         free(self.pending.data)
         free(self.index.data)
         free(self.hashes.data)
+        free(self.out.data)
 
     # -- the C side: CURSOR_OK or a CursorStatus ----------------------------------------------------------------------
     cdef int close_block(self) noexcept nogil:
@@ -411,8 +418,14 @@ cdef class TableBuilder:
             return self.close_block()
         return CURSOR_OK
 
-    cdef int write_pending(self) noexcept with gil:
+    cdef int write_pending(self) noexcept nogil:
         """Compress and write what has gathered. A Python exception is kept in self.error, and CURSOR_IO returned."""
+        cdef int status = CURSOR_OK
+        if not self.zstd:                   # else the frames are made by a Python call
+            status = self.assemble(NULL)
+        return status if status != CURSOR_OK else self.hand_over()
+
+    cdef int hand_over(self) noexcept with gil:
         try:
             self._write_pending()
             return CURSOR_OK
@@ -422,55 +435,87 @@ cdef class TableBuilder:
 
     cdef _write_pending(self):
         cdef size_t n = self.pending.size // sizeof(PendingBlock)
-        cdef PendingBlock* blocks = <PendingBlock*>self.pending.data
         cdef size_t i
+        cdef Slice* frames
+        cdef const unsigned char[::1] frame
+        cdef int status = CURSOR_OK
+        if n and self.compressor is None:
+            with nogil:
+                status = self.assemble(NULL)
+        elif n:
+            made = self._compress(n)
+            frames = <Slice*>malloc(n * sizeof(Slice))
+            if frames == NULL:
+                raise MemoryError
+            for i in range(n):
+                frames[i].data = NULL
+                if made[i] is not None:
+                    frame = made[i]         # `made` keeps it alive
+                    frames[i].data = &frame[0]
+                    frames[i].size = <size_t>frame.shape[0]
+            with nogil:
+                status = self.assemble(frames)
+            free(frames)
+        if status == CURSOR_NO_MEMORY:
+            raise MemoryError
+        if status != CURSOR_OK:
+            raise UsageError("an entry is too large for a table")
+        if self.out.size:
+            data = as_bytes(&self.out)
+            self.out.size = 0
+            self._write(data)
+
+    cdef int assemble(self, Slice* frames) noexcept nogil:
+        """Waiting blocks become what the file will hold, in `out`, and leave. `frames`: their zstd frames, or NULL."""
+        cdef size_t n = self.pending.size // sizeof(PendingBlock)
+        cdef PendingBlock* blocks = <PendingBlock*>self.pending.data
+        cdef size_t i, raw_size, stored_size, worth
         cdef size_t start = 0
         cdef size_t key_start = 0
         cdef uint8_t[BLOCK_TRAILER_SIZE] trailer
         cdef uint32_t crc
         cdef const uint8_t* stored
-        cdef size_t stored_size
         cdef uint8_t codec
-        cdef Buffer out
-        cdef const unsigned char[::1] frame
-        if n == 0:
-            return
-        frames = self._compress(n)
-        out.data = NULL
-        out.size = out.room = 0
-        try:
-            for i in range(n):
-                codec = CODEC_NONE
-                stored = self.raw.data + start
-                stored_size = blocks[i].end - start
-                raw_size = stored_size
-                if frames is not None and frames[i] is not None:
-                    frame = frames[i]
-                    if <size_t>frame.shape[0] < stored_size - stored_size // 8:     # else not worth a decoding
-                        codec = CODEC_ZSTD
-                        stored = &frame[0]
-                        stored_size = <size_t>frame.shape[0]
-                if raw_size > 0xFFFFFFFF:
-                    raise UsageError("an entry is too large for a table")
-                trailer[0] = codec
-                put_fixed32(trailer + 1, <uint32_t>raw_size)
-                crc = crc32c(0, stored, stored_size)
-                put_fixed32(trailer + 5, crc32c(crc, trailer, 5))
-                if not append(&out, stored, stored_size) or not append(&out, trailer, BLOCK_TRAILER_SIZE):
-                    raise MemoryError
-                if not append_varint(&self.index, blocks[i].separator_end - key_start) \
-                        or not append(&self.index, self.separators.data + key_start, blocks[i].separator_end - key_start) \
-                        or not append_varint(&self.index, stored_size):
-                    raise MemoryError
-                self.blocks += 1
-                start = blocks[i].end
-                key_start = blocks[i].separator_end
-            self._write(as_bytes(&out))
-        finally:
-            free(out.data)
+        for i in range(n):
+            codec = CODEC_NONE
+            stored = self.raw.data + start
+            raw_size = blocks[i].end - start
+            stored_size = raw_size
+            worth = raw_size - raw_size // 8            # else not worth a decoding
+            if raw_size > <size_t>0xFFFFFFFF:
+                return CURSOR_IO
+            if not reserve(&self.out, raw_size + BLOCK_TRAILER_SIZE):
+                return CURSOR_NO_MEMORY
+            if frames != NULL and frames[i].data != NULL and frames[i].size < worth:
+                codec = CODEC_ZSTD
+                stored = frames[i].data
+                stored_size = frames[i].size
+            elif self.lz4:
+                stored_size = lz4_compress(stored, raw_size, self.out.data + self.out.size, worth)
+                if stored_size:
+                    codec = CODEC_LZ4
+                    stored = self.out.data + self.out.size
+                else:
+                    stored_size = raw_size
+            if codec != CODEC_LZ4:
+                memcpy(self.out.data + self.out.size, stored, stored_size)
+            trailer[0] = codec
+            put_fixed32(trailer + 1, <uint32_t>raw_size)
+            crc = crc32c(0, stored, stored_size)
+            put_fixed32(trailer + 5, crc32c(crc, trailer, 5))
+            memcpy(self.out.data + self.out.size + stored_size, trailer, BLOCK_TRAILER_SIZE)
+            self.out.size += stored_size + BLOCK_TRAILER_SIZE
+            if not append_varint(&self.index, blocks[i].separator_end - key_start) \
+                    or not append(&self.index, self.separators.data + key_start, blocks[i].separator_end - key_start) \
+                    or not append_varint(&self.index, stored_size):
+                return CURSOR_NO_MEMORY
+            self.blocks += 1
+            start = blocks[i].end
+            key_start = blocks[i].separator_end
         self.raw.size = 0
         self.separators.size = 0
         self.pending.size = 0
+        return CURSOR_OK
 
     cdef _compress(self, size_t n):
         """A frame for each waiting block (None: store it plain), or None if nothing is compressed."""
@@ -696,7 +741,7 @@ cdef class TableBuilder:
             "blocks": self.blocks,
             "smallest": smallest,
             "largest": largest,
-            "codec": CODEC_ZSTD if self.compressor is not None else CODEC_NONE,
+            "codec": CODEC_ZSTD if self.zstd else CODEC_LZ4 if self.lz4 else CODEC_NONE,
             "created_ms": self.created_ms,
             "external": int(self.external),
             "families": self.families,
@@ -705,7 +750,8 @@ cdef class TableBuilder:
             "range_deletes": 0 if self.ranges is None else len(self.ranges),
             "range_block_bytes": len(range_block),
         }
-        version = FORMAT_VERSION_PLAIN if self.last_kind <= KIND_PUT and self.ranges is None else FORMAT_VERSION
+        plain = self.last_kind <= KIND_PUT and self.ranges is None and not self.lz4
+        version = FORMAT_VERSION_PLAIN if plain else FORMAT_VERSION
         footer = []
         for payload in (None, encode_properties(properties), as_bytes(&self.index)):
             offset = self.written

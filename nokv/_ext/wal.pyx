@@ -48,7 +48,6 @@ cdef extern from *:
 cdef enum:
     SECTOR = 512
     PAGE_MAX = 65536                # a multiple of every page size there is
-    READY_BYTES = 4 << 20           # pages made ready in one go
 
 
 cdef inline uint64_t _align(uint64_t offset) noexcept nogil:
@@ -180,8 +179,8 @@ cdef class SegmentWriter:
     def mapped(self):
         return self.base != NULL
 
-    def make_ready(self):
-        """Bring the next pages into the mapping, writable, without the GIL: a store that meets a page fault costs as much as ten
+    def make_ready(self, uint64_t size):
+        """Bring the next `size` bytes of pages into the mapping, writable, without the GIL: a store that meets a page fault costs as much as ten
         records, and waits for the file system's journal if a sync is under way. Pages that were written leave the mapping: they
         would count as this process's memory. A background step; the writer may append meanwhile."""
         cdef uint64_t start, stop
@@ -195,7 +194,7 @@ cdef class SegmentWriter:
             nokv_unmap_pages(base + self.left_behind, stop - self.left_behind)
             self.left_behind = stop
         start = max(self.ready, self.end) & ~<uint64_t>(PAGE_MAX - 1)
-        stop = min(start + READY_BYTES, self.capacity)
+        stop = min(start + size, self.capacity)
         if stop > start:
             self.ready = stop
             # a mapping that is closed meanwhile: the call finds nothing to do, or readies pages that somebody else maps

@@ -342,7 +342,7 @@ class VersionSet:
             VersionFilter(snapshots, now_ms=expired_ms, ranges=merged),
             self.options,
             next_file=self.new_file,
-            compression="none",
+            compression=self.options.upper_compression,
             created_ms=self._now_ms(),
             sink=sink,
             ranges=merged,

@@ -49,7 +49,7 @@ def run_compaction(
         VersionFilter(snapshots, bottom=compaction.bottom, now_ms=expired_ms, ranges=ranges),
         options,
         next_file=next_file,
-        compression=options.compression if compaction.compress else "none",
+        compression=options.compression if compaction.compress else options.upper_compression,
         created_ms=created_ms,
         table_bytes=options.table_bytes,
         sink=sink,

@@ -89,7 +89,7 @@ def new_builder(
         file,
         compression=compression,
         level=options.zstd_level,
-        block_bytes=options.block_bytes if compression == "none" else options.compressed_block_bytes,
+        block_bytes=options.compressed_block_bytes if compression == "zstd" else options.block_bytes,
         restart_interval=options.restart_interval,
         bloom_bits=options.bloom_bits,
         created_ms=created_ms,

@@ -51,7 +51,9 @@ RECYCLE_SYNCS = 1000  # in a segment's life
 PAGE = 4096
 OVERHEAD = DATA_START + LINK_RECORD_BYTES + HEADER_SIZE  # of a segment that holds one record
 REPLAY_CHUNK = 256
-READY_LEAD_BYTES = 2 << 20  # how far the writer may get while a background thread waits for its turn
+SMALL_BYTES = 1 << 20
+READY_BYTES_MIN = 256 << 10  # made ready ahead of the writer at a time; half of it is left when the next are asked for
+READY_BYTES_MAX = 4 << 20
 NEVER = (1 << 64) - 1
 
 _SYNCED = struct.Struct("<QQ")
@@ -89,6 +91,8 @@ class Wal(WalCore):
         self._sync_count = 0
         self._recycle_syncs = recycle_syncs
         self._syncs_at_release = 0
+        self._syncs_at_attend = 0
+        self._ready_bytes = READY_BYTES_MIN
         self._unsynced: list[SegmentWriter] = []  # rotated away, not synced yet, oldest first
         self._retained: dict[str, int | None] = dict.fromkeys(retainers, 0)  # 0: unknown, keeps everything
         self._spare: SegmentWriter | None = None
@@ -199,7 +203,11 @@ class Wal(WalCore):
         writer = self.active
         if writer is None:
             return
-        writer.make_ready()
+        # A sync writes what is ready and still empty, too: the slower the writer, the fewer pages are made ready.
+        slow = self._sync_count != self._syncs_at_attend
+        self._syncs_at_attend = self._sync_count
+        self._ready_bytes = READY_BYTES_MIN if slow else min(self._ready_bytes * 2, READY_BYTES_MAX)
+        writer.make_ready(self._ready_bytes)
         if writer.end > writer.capacity // 2:
             self.prepare()
         with self._lock:
@@ -208,8 +216,8 @@ class Wal(WalCore):
 
     def _soft_limit(self, writer: SegmentWriter) -> int:
         """Where the next background step is due."""
-        small = writer.capacity <= READY_LEAD_BYTES  # zeroed when it was made
-        ready = NEVER if small or writer.ready >= writer.capacity else max(0, writer.ready - READY_LEAD_BYTES)
+        small = writer.capacity <= SMALL_BYTES  # zeroed when it was made
+        ready = NEVER if small or writer.ready >= writer.capacity else max(0, writer.ready - self._ready_bytes // 2)
         return min(ready, NEVER if self._spare is not None else writer.capacity // 2)
 
     def prepare(self) -> None:
@@ -219,7 +227,7 @@ class Wal(WalCore):
                 return
             self._spare = self._create(self._next_capacity(0), self._segments[-1])
             spare = self._spare
-        spare.make_ready()
+        spare.make_ready(self._ready_bytes)
 
     def _next_capacity(self, payload_size: int) -> int:
         full = self._segments[-1].capacity * GROWTH if self._segments else FIRST_SEGMENT_BYTES

@@ -21,7 +21,7 @@ from nokv.env.ports import Buffer
 from nokv.errors import Corruption, InvariantError, NotSupported, UsageError
 
 Entry = tuple[bytes, int, int, bytes]  # family || user key, sequence, kind, value
-CODECS = pytest.mark.parametrize("codec", ["none", "zstd"])
+CODECS = pytest.mark.parametrize("codec", ["none", "lz4", "zstd"])
 MAX = (1 << 56) - 1
 
 
@@ -285,7 +285,7 @@ def test_zstd_makes_it_smaller_and_the_cache_stays_within_its_bound() -> None:  
     assert cache.stats()["used_bytes"] == 0
 
 
-@pytest.mark.parametrize("codec", ["none", "zstd"])
+@pytest.mark.parametrize("codec", ["none", "lz4", "zstd"])
 @pytest.mark.parametrize("tail", [b"", b"in common with every other key"])
 def test_a_point_read_is_right_however_often_it_is_made(codec: str, tail: bytes) -> None:
     # The first read of a block enters its keys in the point index; later ones use it. Versions of one key cross restart
@@ -479,7 +479,7 @@ def test_a_failing_file_stops_the_build() -> None:
         def write(self, data: Buffer, /) -> int:
             raise OSError(28, "no space left")
 
-    cursor = opened(build([(b"\0%08d" % i, i, 1, bytes(100)) for i in range(20000)], block_bytes=4096)).cursor()
+    cursor = opened(build([(b"\0%08d" % i, i, 1, bytes(100)) for i in range(60000)], block_bytes=4096)).cursor()
     cursor.seek_first()
     builder = TableBuilder(Full())
     with pytest.raises(OSError, match="no space left"):

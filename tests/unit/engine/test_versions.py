@@ -580,6 +580,12 @@ def test_options_are_checked_and_taken_from_the_caller_s() -> None:
     given = {"table_bytes": 5000, "compression": "none", "write_buffer_bytes": 7}
     options = LsmOptions.take(given)
     assert (options.table_bytes, options.compression, given) == (5000, "none", {"write_buffer_bytes": 7})
-    for name, value in (("compression", "lz4"), ("block_bytes", 1), ("bloom_bits", "10"), ("level_growth", True)):
+    for name, value in (
+        ("compression", "snappy"),
+        ("upper_compression", ""),
+        ("block_bytes", 1),
+        ("bloom_bits", "10"),
+        ("level_growth", True),
+    ):
         with pytest.raises(UsageError, match=str(name).split("_")[0]):
             LsmOptions.take({name: value})
