@@ -143,7 +143,8 @@ async def test_a_log_with_folds_is_verified_and_audited_like_any(
                 verified, audited = answers
                 assert (verified["verdict"], verified["revision"], verified["first_revision"]) == ("equal", 251, 1)
                 assert verified["events"] + verified["folded"] == 251
-                assert verified["folded"] > 200
+                if arguments[0] == "--addr":  # at rest, what lies behind the newest checkpoint is still whole
+                    assert verified["folded"] > 200
                 assert audited["complete"] is True
                 assert audited["folded"] == verified["folded"]
             await roots.start(1)  # from a checkpoint: it keeps what it kept
