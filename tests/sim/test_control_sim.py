@@ -11,8 +11,7 @@ from nokv.testing.sim.control.world import ControlSim
 from nokv.testing.sim.values import Violation
 
 FOUND_BY: dict[int, str] = {
-    9: "calls whose time is short always began at the first meta-root: stopped, it hid the others for ever",
-    25: "the same, with all coordinators at work",
+    23: "calls whose time is short always began at the first meta-root: stopped, it hid the others for ever",
 }
 """Seeds that found a bug of the product, and which."""
 SLICE = {
@@ -33,7 +32,7 @@ def play(seed: int) -> None:
     assert report.events > 1000 and report.operations > 0
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 def test_seeds(seed: int) -> None:  # R1, R1i, MR-01 to MR-09, CO-03 to CO-10
     play(seed)
 

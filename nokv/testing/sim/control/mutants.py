@@ -1,7 +1,9 @@
 """Planted bugs of the control plane (RELIABILITY R8): each must be found, or the simulator is blind to its kind.
 
 A mutant replaces a few functions of the product while one schedule runs. Each breaks one rule that the lease, the
-allocators, the log or the tail stand on.
+allocators, the log or the tail stand on. Two rules have a second one behind them and no mutant here: a fence of an era
+that is not open is refused (its holder's clock has stopped it before; tests/unit/metaroot/test_state.py), and a barrier
+asks a quorum (a leader steps down within an election timeout; the raft simulator plants that bug).
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from nokv.coordinator.id_alloc import IdAllocator
 from nokv.coordinator.lease import LeaseCompetitor, LeaseStep
 from nokv.coordinator.node import CoordinatorNode
 from nokv.coordinator.tso import TsoAllocator
-from nokv.metaroot.client import RootClient, TailUpdate
+from nokv.metaroot.client import Redirector, RootClient, TailUpdate
 from nokv.metaroot.events import LeaseGranted, LeaseSealed, RootEvent
 from nokv.metaroot.machine import RootMachine
 from nokv.metaroot.node import AppendResult, RootNode
 from nokv.metaroot.service import RootService
-from nokv.metaroot.state import Lease, RootState
+from nokv.metaroot.state import RootState
 from nokv.metaroot.wire import Checkpoint, RootBatch, encode_batch
 from nokv.multiraft.raftlog import RaftLog
 
@@ -89,13 +91,6 @@ def _begin_anywhere(original: Any) -> Any:
     return begin
 
 
-def _any_era_is_open(original: Any) -> Any:
-    def open_era(self: RootState, era: int) -> Lease:
-        return self.lease if self.lease is not None else Lease("nobody", "", era, 1, confirmed=True)
-
-    return open_era
-
-
 def _expiry_by_wall_clock(original: Any) -> Any:
     def decide(self: LeaseCompetitor, now_ns: int, now_ms: int, **starts: int) -> LeaseStep | None:
         lease = self._view.lease if self._view is not None else None
@@ -153,13 +148,6 @@ def _stale_view(original: Any) -> Any:
     return ensure
 
 
-def _barrier_without_quorum(original: Any) -> Any:
-    async def barrier(self: RootNode) -> None:
-        self._check_leads()
-
-    return barrier
-
-
 def _acknowledge_when_proposed(original: Any) -> Any:
     async def append(
         self: RootNode,
@@ -188,6 +176,15 @@ def _log_not_synced(original: Any) -> Any:
     return save
 
 
+def _always_begin_at_the_first(original: Any) -> Any:
+    """A client whose time is one attempt asks the first server each time; stopped, that one hides the others."""
+
+    def other(self: Redirector[Any], failed: str, now: float) -> str:
+        return next((address for address in self.addresses if address != failed), failed)
+
+    return other
+
+
 def _restore_forgets_changes(original: Any) -> Any:
     """A checkpoint or snapshot comes back without the changes that were planned."""
 
@@ -208,15 +205,14 @@ CONTROL_MUTANTS: dict[str, tuple[Patch, ...]] = {
     "extend_tso_before_append": ((TsoAllocator, "next_fence", _extend_before_append),),
     "take_beyond_fence": ((IdAllocator, "take", _take_beyond_fence),),
     "begin_below_frontier": ((IdAllocator, "begin", _begin_anywhere),),
-    "era_not_checked": ((RootState, "_open_era", _any_era_is_open),),
     "expiry_by_wall_clock": ((LeaseCompetitor, "decide", _expiry_by_wall_clock),),
     "take_over_early": ((lease_module, "takeover_ns", _take_over_early),),
     "token_goes_back": ((RootClient, "tail", _forgetful_tail),),
     "tail_skips_after_state": ((RootService, "_tail", _tail_skips_after_state),),
     "stale_view": ((CoordinatorNode, "ensure", _stale_view),),
-    "barrier_without_quorum": ((RootNode, "barrier", _barrier_without_quorum),),
     "acknowledge_when_proposed": ((RootNode, "append", _acknowledge_when_proposed),),
     "log_not_synced": ((RaftLog, "save", _log_not_synced),),
+    "always_begin_at_the_first": ((Redirector, "_other", _always_begin_at_the_first),),
     "restore_forgets_changes": ((RootMachine, "restore", _restore_forgets_changes),),
 }
 

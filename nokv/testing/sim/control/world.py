@@ -35,7 +35,7 @@ from nokv.testing.sim.values import Violation
 __all__ = ["ControlReport", "ControlSim"]
 
 NS = 1_000_000_000
-FAULTS_S = 10.0
+FAULTS_S = 7.0
 SERVICE_S = 8.0
 """Two lease times and eight election timeouts, from when the last fault but one ended."""
 LIVENESS_S = 15.0
