@@ -715,14 +715,13 @@ class DB(Core, MutableMapping[bytes, bytes]):
         view = self.view
         if self._poisoned or self._wal.failure is not None:
             return
-        if not view.immutables and view.mem.used_bytes < CLOSE_FLUSH_BYTES:
+        if not view.immutables and view.mem.used_bytes < CLOSE_FLUSH_BYTES and not self._wal.grown:
             return
         try:
             self._wal.shrink()
-            if len(view.mem):
-                fresh = MemTable(self._flushes + 2)
-                fresh.first_segment = self._wal.active_segment
-                self.view = View(fresh, (view.mem, *view.immutables), view.version)
+            fresh = MemTable(self._flushes + 2)
+            fresh.first_segment = self._wal.active_segment
+            self.view = View(fresh, (view.mem, *view.immutables), view.version)  # an empty one moves the log number on
             while self._flush_oldest():
                 pass
         except (OSError, NoKVError, MemoryError) as error:

@@ -191,6 +191,11 @@ class Wal(WalCore):
             self._rotate(self._create(min(self._segment_bytes, FIRST_SEGMENT_BYTES), self._segments[-1]))
         self.sync()
 
+    @property
+    def grown(self) -> bool:
+        """Whether the log holds more of the disk than `shrink` would leave."""
+        return self._segments[-1].capacity > FIRST_SEGMENT_BYTES
+
     def _drop_spare(self) -> None:
         spare, self._spare = self._spare, None
         if spare is not None:
@@ -279,7 +284,7 @@ class Wal(WalCore):
         with self._sync_turn:
             while True:
                 self._check_usable()
-                if self._synced >= target and self._sync_count:
+                if self._synced >= target and self._sync_count and not self._unsynced:
                     return
                 if not self._syncing:
                     self._syncing = True

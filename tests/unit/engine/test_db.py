@@ -551,6 +551,17 @@ db.close()
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=60)
 
 
+def test_a_close_leaves_no_large_log(tmp_path: Path) -> None:
+    """Not even one that has nothing left to replay."""
+    with nokv.open(tmp_path / "db") as db:
+        db.put_many([(b"%06d" % n, b"v" * 1000) for n in range(20_000)])
+        db.put_many([(b"%06d" % n, b"w" * 1000) for n in range(20_000)])
+        db.compact()
+    assert sum(file.stat().st_blocks * 512 for file in (tmp_path / "db" / "wal").iterdir()) < 4 << 20
+    with nokv.open(tmp_path / "db") as db:
+        assert len(db) == 20_000
+
+
 def test_a_close_leaves_nothing_large_to_replay(tmp_path: Path) -> None:
     path = str(tmp_path / "db")
     pairs = [(b"%06d" % n, b"v" * 100) for n in range(20_000)]
