@@ -50,9 +50,9 @@ def test_seeds_that_found_something(seed: int) -> None:
 
 
 def test_the_same_seed_gives_the_same_trace() -> None:
-    traces = [[ControlSim(seed, seconds=3.0).run().trace for seed in range(3)] for _ in range(2)]
+    traces = [[ControlSim(seed, seconds=1.0).run().trace for seed in range(2)] for _ in range(2)]
     assert traces[0] == traces[1]
-    assert len(set(traces[0])) == 3
+    assert len(set(traces[0])) == 2
 
 
 @pytest.mark.parametrize("name", SLICE)

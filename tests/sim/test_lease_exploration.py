@@ -18,9 +18,10 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_every_interleaving_keeps_the_four_guarantees(name: str) -> None:
+def test_every_interleaving_keeps_the_four_guarantees(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = explore(SETTINGS[name], depth=30, states_max=STATES)
-    print(f"{name}: {found.states} states, {found.transitions} transitions, depth {found.depth}")
+    with capsys.disabled():  # what was explored is the point of the run: shown although it passes
+        print(f"\n{name}: {found.states} states, {found.transitions} transitions, depth {found.depth}")
     assert found.broken is None, str(found.broken)
     assert found.states >= STATES and found.settled > STATES // 100
     assert found.depth >= 5
@@ -28,17 +29,19 @@ def test_every_interleaving_keeps_the_four_guarantees(name: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", SETTINGS)
-def test_deeper(name: str) -> None:
+def test_deeper(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = explore(SETTINGS[name], depth=60, states_max=STATES_LONG)
-    print(f"{name}: {found.states} states, {found.transitions} transitions, depth {found.depth}")
+    with capsys.disabled():
+        print(f"\n{name}: {found.states} states, {found.transitions} transitions, depth {found.depth}")
     assert found.broken is None, str(found.broken)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_each_weakened_protocol_has_a_counterexample(name: str) -> None:
+def test_each_weakened_protocol_has_a_counterexample(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = explore(Setting(), VARIANTS[name], depth=30, states_max=STATES)
     assert found.broken is not None
-    print(f"{name}, {found.states} states: {found.broken}")
+    with capsys.disabled():
+        print(f"\nweakened: {name}, {found.states} states: {found.broken}")
     assert found.broken.message.startswith(EXPECTED[name])
     assert 10 < len(found.broken.trace) < 40
 
