@@ -56,6 +56,8 @@ cdef struct CursorOps:
     void (*next)(Cursor* self) noexcept nogil                           # only if valid
     void (*prev)(Cursor* self) noexcept nogil                           # only if valid
     void (*destroy)(Cursor* self) noexcept nogil                        # frees impl and the Cursor itself
+    # May be NULL. No entry with low <= family || user key < high had a greater sequence when the cursor was made.
+    uint64_t (*newest)(Cursor* self, Slice low, Slice high) noexcept nogil
 
 cdef inline int compare_bytes(const uint8_t* a, size_t a_size, const uint8_t* b, size_t b_size) noexcept nogil:
     cdef int order = memcmp(a, b, a_size if a_size < b_size else b_size)

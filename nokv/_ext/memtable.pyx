@@ -720,6 +720,7 @@ cdef struct Walk:
     Node* node
     Entry* entry
     uint64_t packed                 # of the entry when we came to it: a collapse may have changed it since
+    uint64_t newest                 # sequence in the table when the cursor was made
     uint8_t* key                    # prefix || trailer
     size_t capacity
 
@@ -730,6 +731,7 @@ cdef Cursor* _new_cursor(Table* t) noexcept nogil:
         return NULL
     w = <Walk*>(<uint8_t*>c + sizeof(Cursor))
     w.table = t
+    w.newest = t.largest_sequence
     c.impl = w
     c.ops = &_ops
     return c
@@ -823,7 +825,11 @@ cdef void _destroy(Cursor* c) noexcept nogil:
     free((<Walk*>c.impl).key)
     free(c)
 
+cdef uint64_t _newest(Cursor* c, Slice low, Slice high) noexcept nogil:
+    return (<Walk*>c.impl).newest
+
 cdef CursorOps _ops
+_ops.newest = _newest
 _ops.seek_first = _seek_first
 _ops.seek_last = _seek_last
 _ops.seek = _seek

@@ -5,7 +5,7 @@ keys (there should be none: a sequence is used once) come out in the order of th
 """
 
 cimport cython
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy
 
@@ -17,6 +17,7 @@ from nokv._ext.cursor cimport (
     CursorOps,
     Slice,
     TRAILER_SIZE,
+    compare_bytes,
     compare_internal,
     read_trailer,
 )
@@ -230,6 +231,37 @@ cdef Cursor* merge_cursors(Cursor** children, int n) noexcept nogil:
     m.base.impl = m
     m.base.ops = &MERGE_OPS
     return &m.base
+
+
+cdef inline void skip_part(Cursor* c, Slice low, Slice high, Slice target, uint64_t below, bint backward) noexcept nogil:
+    cdef size_t size
+    if not c.valid or c.ops.newest == NULL:
+        return
+    size = c.key.size - TRAILER_SIZE
+    if compare_bytes(c.key.data, size, low.data, low.size) < 0 or compare_bytes(c.key.data, size, high.data, high.size) >= 0:
+        return
+    if c.ops.newest(c, low, high) >= below:
+        return
+    c.ops.seek(c, target)
+    if backward and c.status == CURSOR_OK:
+        if c.valid:
+            c.ops.prev(c)
+        else:
+            c.ops.seek_last(c)
+
+
+cdef void cursor_skip(Cursor* c, Slice low, Slice high, Slice target, uint64_t below, bint backward) noexcept nogil:
+    cdef MergeCursor* m
+    cdef int i
+    if c.ops != &MERGE_OPS:
+        skip_part(c, low, high, target, below, backward)
+        return
+    m = <MergeCursor*>c.impl
+    if m.backward != backward:          # its parts stand on the other side
+        return
+    for i in range(m.count):
+        skip_part(m.children[i], low, high, target, below, backward)
+    rebuild(m)
 
 
 # the collector must not take away what __dealloc__ still needs

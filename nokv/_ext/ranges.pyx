@@ -16,7 +16,12 @@ from libc.string cimport memcpy, memset
 from nokv._ext.codec cimport Reader, left, put_varint, read_bytes, read_varint, reader
 from nokv._ext.cursor cimport CURSOR_OK, Cursor, CursorOps, Slice, TRAILER_SIZE, compare_bytes, read_trailer
 
+from nokv._ext.merge cimport cursor_skip
+
 from nokv.errors import Corruption, UsageError
+
+cdef enum:
+    HIDDEN_MAX = 4                      # so many hidden entries are stepped over, then we jump
 
 cdef extern from *:
     """
@@ -377,6 +382,9 @@ cdef struct HidingCursor:
     uint64_t cover
     Slice low
     Slice high
+    int hidden                      # entries that were stepped over between low and high
+    uint8_t* target                 # room for a jump's key
+    size_t target_room
 
 
 cdef void look(HidingCursor* h, const uint8_t* key, size_t size) noexcept nogil:
@@ -388,6 +396,7 @@ cdef void look(HidingCursor* h, const uint8_t* key, size_t size) noexcept nogil:
     cdef RangeList* list
     cdef Slice low, high
     h.known = True
+    h.hidden = 0
     h.cover = 0
     h.low.data = h.high.data = NULL
     h.low.size = h.high.size = 0
@@ -429,6 +438,27 @@ cdef void look(HidingCursor* h, const uint8_t* key, size_t size) noexcept nogil:
             h.high = high
 
 
+cdef bint jump(HidingCursor* h, bint backward) noexcept nogil:
+    """Let whatever is older than the range delete go to the range's other end: a range may hide millions of entries, and what is
+    newer is soon met. False if there is no memory for that."""
+    cdef Slice* to = &h.low if backward else &h.high       # both are there: something covers
+    cdef size_t size = to.size + TRAILER_SIZE
+    cdef uint8_t* room
+    cdef Slice target
+    if size > h.target_room:
+        room = <uint8_t*>realloc(h.target, size)
+        if room == NULL:
+            return False
+        h.target = room
+        h.target_room = size
+    memcpy(h.target, to.data, to.size)
+    memset(h.target + to.size, 0, TRAILER_SIZE)
+    target.data = h.target
+    target.size = size
+    cursor_skip(h.inner, h.low, h.high, target, h.cover, backward)
+    return True
+
+
 cdef void settle(HidingCursor* h, bint backward) noexcept nogil:
     """From where the inner cursor stands on to the first entry that is not hidden."""
     cdef Cursor* inner = h.inner
@@ -441,6 +471,9 @@ cdef void settle(HidingCursor* h, bint backward) noexcept nogil:
             look(h, inner.key.data, size)
         if h.cover <= (read_trailer(inner.key.data + size) >> 8):
             break
+        h.hidden += 1
+        if h.hidden == HIDDEN_MAX and jump(h, backward):
+            continue
         if backward:
             inner.ops.prev(inner)
         else:
@@ -453,18 +486,21 @@ cdef void settle(HidingCursor* h, bint backward) noexcept nogil:
 
 cdef void hiding_seek_first(Cursor* self) noexcept nogil:
     cdef HidingCursor* h = <HidingCursor*>self.impl
+    h.hidden = 0
     h.inner.ops.seek_first(h.inner)
     settle(h, False)
 
 
 cdef void hiding_seek_last(Cursor* self) noexcept nogil:
     cdef HidingCursor* h = <HidingCursor*>self.impl
+    h.hidden = 0
     h.inner.ops.seek_last(h.inner)
     settle(h, True)
 
 
 cdef void hiding_seek(Cursor* self, Slice internal_key) noexcept nogil:
     cdef HidingCursor* h = <HidingCursor*>self.impl
+    h.hidden = 0
     h.inner.ops.seek(h.inner, internal_key)
     settle(h, False)
 
@@ -489,6 +525,7 @@ cdef void hiding_destroy(Cursor* self) noexcept nogil:
         ranges_release(h.lists[i])
     free(h.lists)
     free(h.sources)
+    free(h.target)
     free(h)
 
 

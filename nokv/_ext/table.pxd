@@ -34,6 +34,7 @@ cdef struct TableData:
     uint8_t* verified                   # one byte per block: its checksum was right once
     const uint8_t* filter
     uint64_t filter_lines
+    uint64_t newest_sequence            # of its entries
     RangeList* ranges                   # range deletes; NULL: none
     Slice smallest                      # family || user key; its range deletes lie within these two
     Slice largest

@@ -497,7 +497,12 @@ cdef void table_destroy(Cursor* self) noexcept nogil:
     free(tc)
 
 
+cdef uint64_t table_newest(Cursor* self, Slice low, Slice high) noexcept nogil:
+    return (<TableCursor*>self.impl).table.newest_sequence
+
+
 cdef CursorOps TABLE_OPS
+TABLE_OPS.newest = table_newest
 TABLE_OPS.seek_first = table_seek_first
 TABLE_OPS.seek_last = table_seek_last
 TABLE_OPS.seek = table_seek
@@ -945,6 +950,7 @@ cdef class Table:
         missing = [name for name in PROPERTIES.values() if name not in found]
         if missing:
             raise self._damaged(offset, f"the properties {', '.join(missing)} are missing")
+        self.t.newest_sequence = self.t.global_sequence if self.t.has_global_sequence else found["max_sequence"]
         found["codec"] = {CODEC_NONE: "none", CODEC_ZSTD: "zstd", CODEC_LZ4: "lz4"}.get(found["codec"], "unknown")
         found["external"] = bool(found["external"])
         self.properties = found

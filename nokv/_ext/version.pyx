@@ -114,7 +114,19 @@ cdef void level_destroy(Cursor* self) noexcept nogil:
     free(lc)
 
 
+cdef uint64_t level_newest(Cursor* self, Slice low, Slice high) noexcept nogil:
+    cdef LevelCursor* lc = <LevelCursor*>self.impl
+    cdef uint64_t newest = 0
+    cdef int i = find_table(lc.tables, lc.count, low.data, low.size)
+    while i < lc.count and compare_bytes(lc.tables[i].smallest.data, lc.tables[i].smallest.size, high.data, high.size) < 0:
+        if lc.tables[i].newest_sequence > newest:
+            newest = lc.tables[i].newest_sequence
+        i += 1
+    return newest
+
+
 cdef CursorOps LEVEL_OPS
+LEVEL_OPS.newest = level_newest
 LEVEL_OPS.seek_first = level_seek_first
 LEVEL_OPS.seek_last = level_seek_last
 LEVEL_OPS.seek = level_seek

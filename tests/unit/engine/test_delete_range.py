@@ -152,6 +152,30 @@ def test_it_costs_the_same_however_many_keys_there_are(db: nokv.DB) -> None:
     assert db.stats()["write"]["bytes"] - before < 100 and len(db.view.mem) == 1001
 
 
+@pytest.mark.parametrize("flush", [False, True])
+def test_a_scan_jumps_over_a_deleted_range(flush: bool) -> None:
+    """A few entries are stepped over, then the older tables are sought to the range's other end."""
+    db = open_db(CrashFiles(), compressed_block_bytes=256, table_bytes=20_000, block_cache_bytes=0)
+    db.put_many({b"%06d" % i: b"%06d" % i for i in range(20_000)})
+    db.compact()
+    db.delete_range(b"000100", b"019900")
+    db.put(b"010000", b"new")
+    if flush:
+        db.flush()
+    left = [*range(100), 10_000, *range(19_900, 20_000)]
+    before = db.stats()["cache"]["misses"]
+    assert numbers(db) == left and before < db.stats()["cache"]["misses"] < before + 60
+    assert [int(k) for k in db.scan(values=False, reverse=True)] == left[::-1]
+    assert db.stats()["cache"]["misses"] < before + 120
+    it = db.iterator()
+    assert it.seek(b"000100") and it.key == b"010000" and it.prev() and it.key == b"000099"
+    assert it.seek(b"010001") and it.key == b"019900" and it.prev() and it.key == b"010000" and it.prev()
+    assert db.stats()["cache"]["misses"] < before + 200
+    assert it.key == b"000099" and it.next() and it.key == b"010000" and it.next() and it.key == b"019900"
+    it.close()
+    db.close()
+
+
 def test_a_memtable_of_range_deletes_alone(db: nokv.DB) -> None:
     fill(db, 10)
     db.flush()
