@@ -253,7 +253,7 @@ def test_expiry_travels_with_exported_tables(store: Store, tmp_path: Path) -> No
 def test_formats(store: Store) -> None:
     """Tables without expiring values keep the first format version; with them an older reader refuses the file."""
     store.db.close()
-    db = nokv.open("db", files=store.files, clock=store.clock, executor=StepExecutor(), compression="none")
+    db = nokv.open("db", files=store.files, clock=store.clock, executor=StepExecutor(), upper_compression="none")
     db.put(b"a", b"1")
     db.flush()
     db.put(b"b", b"2", ttl=5)
