@@ -72,8 +72,9 @@ class Service:
 
 
 class ControlAdversary:
-    def __init__(self, directory: Path, seed: int, *, rounds: int) -> None:
+    def __init__(self, directory: Path, seed: int, *, rounds: int, back_s: float = BACK_S) -> None:
         self.seed = seed
+        self.back_s = back_s
         self.rounds = rounds
         self.dice = random.Random(seed)
         self.cluster = LocalCluster.create(directory, meta_roots=3, coordinators=3, stores=0)
@@ -99,7 +100,7 @@ class ControlAdversary:
             for record in self.cluster.records:
                 processes.send_signal(record.pid, record.identity, signal.SIGCONT)
             self.cluster.stop_all()
-        late = [f"{what}: no service for {seconds:.2f} s" for seconds, what in self.outages if seconds > BACK_S]
+        late = [f"{what}: no service for {seconds:.2f} s" for seconds, what in self.outages if seconds > self.back_s]
         wrong = [*self.problems, *(p for service in self.services for p in service.problems), *late]
         if wrong:
             raise AssertionError("\n".join([f"seed {self.seed}:", *wrong, f"replay: {self.replay}"]))
@@ -199,8 +200,8 @@ class ControlAdversary:
         raise AssertionError(f"nobody is the {target} for {GIVE_UP_S:g} s")
 
 
-def run(seed: int, directory: Path, *, rounds: int) -> ControlAdversary:
-    adversary = ControlAdversary(directory, seed, rounds=rounds)
+def run(seed: int, directory: Path, *, rounds: int, back_s: float = BACK_S) -> ControlAdversary:
+    adversary = ControlAdversary(directory, seed, rounds=rounds, back_s=back_s)
     print(f"seed {seed}; replay: {adversary.replay}")
     adversary.run()
     return adversary

@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 
 def test_two_rounds(tmp_path: Path) -> None:  # R5
-    adversary = run(1, tmp_path / "c", rounds=2)
+    adversary = run(1, tmp_path / "c", rounds=2, back_s=6.0)  # other tests run beside this one
     assert len(adversary.outages) == 2 and len(adversary.stores) > 10
 
 
