@@ -171,7 +171,10 @@ class SimClient:
                 await self._publish(event)
                 return
             except PreconditionFailed as error:
-                pending = (await self.roots.snapshot(timeout_s=TIMEOUT_S)).pending.get(self.region.region_id)
+                try:
+                    pending = (await self.roots.snapshot(timeout_s=TIMEOUT_S)).pending.get(self.region.region_id)
+                except NOT_NOW:
+                    continue  # ask again: to leave now would leave what we planned to turn up later
                 if pending is None:
                     continue  # its cancellation overtook us
                 if pending.transition_id not in self._cancelled:

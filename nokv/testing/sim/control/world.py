@@ -474,7 +474,11 @@ class ControlSim:
     def _cut(self, kind: str, pairs: list[tuple[int, int]]) -> None:
         self._count(kind)
         self.links.blocked.update(pairs)
-        self.loop.world_later(self._between(0.2, 3.0), self.links.blocked.difference_update, pairs)
+        self.loop.world_later(self._between(0.2, 3.0), self._mend, pairs)
+
+    def _mend(self, pairs: list[tuple[int, int]]) -> None:
+        if not self.healing:  # what is cut after that was cut anew, and stays so
+            self.links.blocked.difference_update(pairs)
 
     def _cut_one(self) -> None:
         one = self.random.choice(list(self.processes))
