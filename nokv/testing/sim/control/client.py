@@ -175,8 +175,8 @@ class SimClient:
                     pending = (await self.roots.snapshot(timeout_s=TIMEOUT_S)).pending.get(self.region.region_id)
                 except NOT_NOW:
                     continue  # ask again: to leave now would leave what we planned to turn up later
-                if pending is None:
-                    continue  # its cancellation overtook us
+                if pending is None or pending.transition_id == event.transition_id:
+                    continue  # an earlier attempt of a cancellation, or of this plan, has arrived meanwhile
                 if pending.transition_id not in self._cancelled:
                     raise Violation(f"{event} is refused: {error}") from error
                 await self._publish(PeerAdditionCancelled(pending.transition_id, self.region.region_id))
