@@ -432,7 +432,6 @@ class EngineModel(RuleBasedStateMachine):
 EngineModel.TestCase.settings = settings(
     max_examples=int(os.environ.get("NOKV_MODEL_EXAMPLES", "100")),
     stateful_step_count=50,
-    deadline=None,
     print_blob=True,
     suppress_health_check=list(HealthCheck),
 )

@@ -179,7 +179,7 @@ def test_strictly_increasing_over_a_hundred_restarts(seed: int) -> None:  # CO-0
     assert root.era > 10
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 4_000), st.integers(-10_000, 10_000)), max_size=40))
 def test_tso_is_monotone_under_any_clock(steps: list[tuple[int, int, int]]) -> None:
     clock = FakeClock()

@@ -94,7 +94,6 @@ MESSAGES = st.builds(
 BATCHES = st.lists(st.tuples(NUMBERS, MESSAGES), max_size=6)
 
 
-@settings(deadline=None)
 @given(BATCHES)
 def test_messages_are_as_the_model_says_and_come_back(batch: list[tuple[int, Message]]) -> None:
     payload = encode_messages(batch)
@@ -103,7 +102,6 @@ def test_messages_are_as_the_model_says_and_come_back(batch: list[tuple[int, Mes
         assert decode_messages(form) == batch
 
 
-@settings(deadline=None)
 @given(NUMBERS, st.none() | HARD_STATES, st.lists(ENTRIES, max_size=6))
 def test_log_entries_are_as_the_model_says(group_id: int, state: HardState | None, entries: list[Entry]) -> None:
     records = CODEC.encode_entries(group_id, state, entries)
@@ -119,7 +117,6 @@ def test_log_entries_are_as_the_model_says(group_id: int, state: HardState | Non
     assert records == expected
 
 
-@settings(deadline=None)
 @given(st.sampled_from([OP_RESET, OP_COMPACTED, OP_CHECKPOINT]), NUMBERS, METADATA, st.none() | HARD_STATES)
 def test_marks_are_as_the_model_says(
     op: int, group_id: int, metadata: SnapshotMetadata, state: HardState | None
@@ -130,7 +127,6 @@ def test_marks_are_as_the_model_says(
     assert CODEC.decode_record(*record) == (group_id, op, metadata, state, [])
 
 
-@settings(deadline=None)
 @given(NUMBERS)
 def test_tombstone(group_id: int) -> None:
     assert CODEC.encode_removed(group_id) == (19, b"\1" + varint(group_id))

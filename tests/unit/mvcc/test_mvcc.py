@@ -215,7 +215,7 @@ def test_apply_floor_and_last_write_wins() -> None:
     assert MvccReader(view).get(b"k") == b"2"
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(SMALL_KEYS, st.binary(max_size=4)), OPERATIONS, st.integers(0, 35), st.integers(0, 12))
 def test_compiled_reads_of_a_real_engine_agree(
     tmp_path: Path, plain: dict[bytes, bytes], operations: list, ts: int, flush_at: int
