@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from nokv.coordinator.node import CoordinatorNode
@@ -120,13 +121,10 @@ class Process:
         self.past.clear()
 
     def ports(self, life: Life, **more: Any) -> ServerPorts:
-        return ServerPorts(
-            clock=self.clock,
-            dice=random.Random(self.dice.getrandbits(64)),
-            server=lambda: self.rpc.server(life),
-            dial=lambda address: self.rpc.channel(life, address),
-            **more,
-        )
+        server: Any = partial(self.rpc.server, life)  # of grpc.aio's shape, as far as the product uses it
+        dial: Any = partial(self.rpc.channel, life)
+        dice = random.Random(self.dice.getrandbits(64))
+        return ServerPorts(clock=self.clock, dice=dice, server=server, dial=dial, **more)
 
 
 class RootProcess(Process):
