@@ -75,7 +75,7 @@ class Checks:
     def written_entries(self, node: SimNode, entries: list[Entry]) -> None:
         if not entries:
             return
-        live = node.disk.live
+        live = node.disk.log
         previous = live.term(entries[0].index - 1)
         for entry in entries:
             content = (previous, int(entry.kind), entry.data)

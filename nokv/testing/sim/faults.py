@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nokv.raft import (
@@ -28,7 +30,10 @@ class Nemesis:
         self.sim = sim
         self.blocked: set[tuple[int, int]] = set()
         """(sender, receiver) pairs whose messages are lost."""
-        self.kinds: dict[str, Callable[[SimNode], None]] = {
+        self.slow: set[tuple[int, int]] = set()
+        """Pairs whose messages take long, and overtake each other."""
+        self.victim = 0
+        self.kinds: dict[str, Callable[[SimNode], bool | None]] = {
             "crash": self.crash_some,
             "cut_one": self.cut_one,
             "cut_half": self.cut_half,
@@ -39,6 +44,11 @@ class Nemesis:
             "forget": self.forget,
             "unreachable": self.unreachable,
             "change": self.change,
+            "stop_in_io": self.stop_in_io,
+            "disk_error": self.disk_error,
+            "rot": self.rot,
+            "lie": self.lie,
+            "slow": self.slow_links,
         }
 
     def turn(self) -> None:
@@ -52,11 +62,13 @@ class Nemesis:
             return
         # Faults hit the leader more often than chance would: that is where they hurt.
         node = leader[0] if leader and self.sim.pick(2) else up[self.sim.pick(len(up))]
-        self.sim.count(kind)
-        self.kinds[kind](node)
+        if self.kinds[kind](node) is not False and kind != "crash":  # which is counted by how
+            self.sim.count("cut_leader" if kind == "cut_one" and node in leader else kind)
 
     def strike_soon(self, node: SimNode) -> None:
         """A leader that lives just long enough to begin something, the schedules of figure 8 of the Raft paper."""
+        if self.sim.options.storm:
+            self._slow_around(node, 200 + self.sim.pick(1500))
         if not self.sim.pick(2 if self.sim.options.changes else 8):
             return  # this one may live
         deaf = [other for other in self.sim.nodes if other != node.id and self.sim.pick(2)]
@@ -68,6 +80,9 @@ class Nemesis:
         if self.sim.calm or node.raw is None or node.raw.core.role is not NodeRole.LEADER:
             return
         self.sim.count("strike")
+        if self.sim.options.storm and self.sim.pick(2):
+            self._depose(node)
+            return
         if self.sim.pick(2) and self.may_lose_one():
             self.crash(node, 300)
         else:
@@ -77,17 +92,31 @@ class Nemesis:
             lambda: self.campaign(self.sim.nodes[1 + self.sim.pick(self.sim.options.node_count)]),
         )
 
+    def _depose(self, node: SimNode) -> None:
+        """It leads, answers to it grow slow, then it is alone and does not know; another is elected meanwhile."""
+        others = [other for other in self.sim.nodes if other != node.id]
+        pairs = {(other, node.id) for other in others}
+        self.slow |= pairs
+
+        def cut() -> None:
+            self.slow -= pairs
+            self.isolate(node, 2 * ELECTION)
+            for delay in (20, 200):
+                target = others[self.sim.pick(len(others))]
+                self.sim.at(delay, partial(self.campaign, self.sim.nodes[target]))
+
+        self.sim.at(100 + self.sim.pick(300), cut)
+
     def may_lose_one(self) -> bool:
         down = sum(node.raw is None for node in self.sim.nodes.values())
         return down <= (self.sim.options.node_count - 1) // 2
 
     def crash(self, node: SimNode, down: int = ELECTION) -> None:
-        self.sim.count("crash")
         self.sim.stop(node)
         self.sim.at(50 + self.sim.pick(down), lambda: self.restart(node))
 
     def restart(self, node: SimNode) -> None:
-        if node.raw is None:
+        if node.raw is None and not node.damaged:
             self.sim.start(node)
             self.sim.after(node)
 
@@ -98,6 +127,34 @@ class Nemesis:
                     self.crash(one)
         elif self.may_lose_one():
             self.crash(node)
+
+    def stop_in_io(self, node: SimNode) -> None:
+        """The process dies in the middle of what it does to its disk; soon, or during its next recovery."""
+        node.disk.crash_after(1 + self.sim.pick(12))
+
+    def disk_error(self, node: SimNode) -> None:
+        node.disk.fail(("write", "sync")[self.sim.pick(2)], (errno.EIO, errno.ENOSPC)[self.sim.pick(2)])
+
+    def _is_victim(self, node: SimNode) -> bool:
+        """One node a schedule may lose what it promised: a majority is needed, and has no other copy of a vote."""
+        if self.victim == 0:
+            self.victim = node.id
+        return self.victim == node.id
+
+    def rot(self, node: SimNode) -> bool:
+        if not self._is_victim(node) or not self.may_lose_one():
+            return False
+        self.crash(node)
+        node.rots = node.promised is None
+        return node.rots
+
+    def lie(self, node: SimNode) -> bool:
+        """Some syncs do nothing; the process believes them, until it dies."""
+        if not self._is_victim(node) or not self.may_lose_one():
+            return False
+        node.disk.lie(1 + self.sim.pick(20))
+        self.sim.at(self.sim.pick(ELECTION), lambda: None if node.raw is None else self.crash(node))
+        return True
 
     def _cut(self, pairs: set[tuple[int, int]], duration: int) -> None:
         self.blocked |= pairs
@@ -127,6 +184,33 @@ class Nemesis:
         others = [other for other in self.sim.nodes if other != node.id and self.sim.pick(3)]
         inward = self.sim.pick(2)
         self._cut({(other, node.id) if inward else (node.id, other) for other in others}, self._some_time())
+
+    def cut_joint(self, members: ConfState) -> None:
+        """At the moment a joint configuration begins: those who leave on one side, those who come on the other."""
+        leaving = {node_id for node_id in self.sim.nodes if node_id not in members.voters}
+        if self.sim.calm or not leaving:
+            return
+        self.sim.count("cut_joint")
+        nodes = self.sim.nodes
+        self._cut({(a, b) for a in nodes for b in nodes if (a in leaving) != (b in leaving)}, self._some_time())
+
+    def _slow_around(self, node: SimNode, duration: int) -> None:
+        others = [other for other in self.sim.nodes if other != node.id and self.sim.pick(3)]
+        inward = self.sim.pick(3)
+        pairs = {(other, node.id) if inward else (node.id, other) for other in others}
+        self.slow |= pairs
+
+        def mend() -> None:
+            self.slow -= pairs
+
+        self.sim.at(duration, mend)
+
+    def slow_links(self, node: SimNode) -> bool:
+        """Links of this node are slow for a while, one way: old questions and answers arrive long after."""
+        self._slow_around(node, self._some_time())
+        if self.sim.pick(2):
+            self.sim.at(self.sim.pick(400), lambda: self.isolate(node, self._some_time()))
+        return False  # the messages are counted
 
     def pause(self, node: SimNode) -> None:
         node.paused_until = self.sim.now + 50 + self.sim.pick(3 * ELECTION)
@@ -176,6 +260,12 @@ class Nemesis:
             return ConfChangeV2() if not state.auto_leave else None
         voters, others = list(state.voters), [i for i in self.sim.nodes if i not in state.voters]
         changes = []
+        if others and not self.sim.pick(3):  # as many as can be, at once
+            for target in others[: max(len(voters) - 1, 0)]:
+                changes.append(SingleChange(ConfChangeKind.ADD_VOTER, target))
+                changes.append(SingleChange(ConfChangeKind.REMOVE, voters.pop(self.sim.pick(len(voters)))))
+            if changes:
+                return ConfChangeV2(tuple(changes))
         for _ in range(1 + self.sim.pick(4)):
             if others and (len(voters) <= self.sim.options.voters_min or self.sim.pick(2)):
                 target = others.pop(self.sim.pick(len(others)))

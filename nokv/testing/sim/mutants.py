@@ -1,8 +1,7 @@
 """Planted bugs (RELIABILITY R8): each must be found, or the simulator is blind to its kind.
 
-A mutant is a class of the state machine with one rule broken, or a driver that breaks the contract of Ready. Most are
-bugs that real systems had. Two more (an answer to an old heartbeat confirms a new read; acknowledgements of an earlier
-term count) need delays that these schedules rarely have: tests/unit/raft holds the first still by hand.
+A mutant is a class of the state machine with one rule broken, or a driver that breaks the contract of Ready, or a
+storage that forgets a step. Most are bugs that real systems had.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 from nokv.raft import Entry, Message, MessageType, NodeRole, RaftSnapshot
 from nokv.raft.core import RaftCore
 from nokv.raft.log import RaftLog
+from nokv.raft.progress import Progress
 from nokv.raft.quorum import Configuration, VoteResult
 from nokv.testing.sim.values import Bugs
 
@@ -179,6 +179,73 @@ class _AcceptOldTerm(RaftCore):
             super()._step_lower_term(message)
 
 
+class _AnyAnswerConfirmsRead(RaftCore):
+    """Takes the answer to an old heartbeat for one to the newest: it tells nothing of who leads now."""
+
+    __slots__ = ()
+
+    def _handle_heartbeat_response(self, message: Message, progress: Progress) -> None:
+        message.context = self.read_rounds.newest_context()
+        super()._handle_heartbeat_response(message, progress)
+
+
+class _LeaderCountsUnstable(RaftCore):
+    """Counts its own copy of an entry before that is durable."""
+
+    __slots__ = ()
+
+    def _append(self, entries: list[Entry]) -> bool:
+        done = super()._append(entries)
+        if done and self.id in self.progress:
+            self.progress[self.id].maybe_update(self.log.last_index())
+        return done
+
+
+class _AppendWithoutCheck(RaftCore):
+    """Appends behind an entry of another term than the leader's."""
+
+    __slots__ = ()
+
+    def _handle_append(self, message: Message) -> None:
+        if self.log.committed <= message.index <= self.log.last_index():
+            message.log_term = self.log.term_or_zero(message.index)
+        super()._handle_append(message)
+
+
+class _SnapshotGoesBack(RaftCore):
+    """Restores a snapshot that is older than what it has committed."""
+
+    __slots__ = ()
+
+    def _restore(self, snapshot: RaftSnapshot) -> bool:
+        self.log.committed = min(self.log.committed, snapshot.metadata.index - 1)
+        return super()._restore(snapshot)
+
+
+class _LearnersCount(RaftCore):
+    """Learners' copies are counted like those of voters."""
+
+    __slots__ = ()
+
+    def _maybe_commit(self) -> bool:
+        members = self.membership
+        counted = Configuration(members.incoming | members.learners, members.outgoing)
+        matches = {node_id: one.match for node_id, one in self.progress.items()}
+        return self.log.maybe_commit(self.term, counted.committed(matches))
+
+
+class _FollowerReadsLocally(RaftCore):
+    """A follower answers reads at its own commit index, without asking the leader."""
+
+    __slots__ = ()
+
+    def _step_follower(self, message: Message) -> None:
+        if message.type == MessageType.READ_INDEX:
+            self._answer_read(message, self.log.committed)
+        else:
+            super()._step_follower(message)
+
+
 class _LeaseAfterTransfer(RaftCore):
     """Keeps reading under a lease that a leader transfer has broken, and counts no drift."""
 
@@ -236,7 +303,18 @@ MUTANTS: dict[str, Bugs] = {
     "commit_past_match": Bugs(core=_CommitPastMatch),
     "follower_commits_all": Bugs(core=_FollowerCommitsAll),
     "always_truncate": Bugs(core=_AlwaysTruncate),
-    "accept_old_term": Bugs(core=_AcceptOldTerm),
+    "accept_old_term": Bugs(core=_AcceptOldTerm, storm=True),
+    "any_answer_confirms_read": Bugs(core=_AnyAnswerConfirmsRead, storm=True),
+    "leader_counts_unstable": Bugs(core=_LeaderCountsUnstable),
+    "append_without_check": Bugs(core=_AppendWithoutCheck),
+    "snapshot_goes_back": Bugs(core=_SnapshotGoesBack),
+    "learners_count": Bugs(core=_LearnersCount),
+    "follower_reads_locally": Bugs(core=_FollowerReadsLocally),
+    "restart_forgets_members": Bugs(restart_forgets_members=True),
+    "forget_directory_sync": Bugs(lies=("sync_dir",)),
+    "recover_without_sync": Bugs(recover_without_sync=True),
+    "log_before_data": Bugs(log_before_data=True),
+    "start_over_when_damaged": Bugs(start_over_when_damaged=True),
     "lease_without_bound": Bugs(core=_LeaseAfterTransfer, lease=True),
     "lease_through_pauses": Bugs(lease=True, lease_reads_with_pauses=True),
     "quiet_leader_reads": Bugs(core=_QuietLeaderReads, lease=True, quiet=True),

@@ -31,7 +31,10 @@ class Options:
         self.crash_in_ready = draw.choice((0, 0, 3, 15))
         self.message_size = draw.choice((1, 1, 64, 1 << 20))
         self.inflight = draw.choice((1, 1, 4, 256))
-        self.strike = draw.random() < 0.3
+        self.strike = draw.random() < 0.3 or bugs.storm
+        self.storm = self.strike and (draw.random() < 0.4 or bugs.storm)
+        if self.storm:
+            self.changes = False
         kinds = [
             "crash",
             "cut_one",
@@ -42,6 +45,7 @@ class Options:
             "campaign",
             "forget",
             "unreachable",
+            "slow",
         ]
         self.kinds = [kind for kind in kinds if draw.random() < 0.6] or ["crash"]
         if self.changes:
@@ -58,6 +62,11 @@ class Options:
         self.voters_min = 3 if self.step_down else 1
         if self.strike:
             self._draw_strikes(draw)
+        self.storage = draw.choice(("file", "wal", "both"))
+        if draw.random() < 0.4:
+            self.kinds += ["stop_in_io", "disk_error"]
+        if not self.changes and self.voter_count >= 3 and draw.random() < 0.3:
+            self.kinds += ["rot", "lie"]
 
     def _draw_strikes(self, draw: random.Random) -> None:
         """A profile of its own: leaders live a few message delays, and reach only some of the others."""
@@ -68,6 +77,9 @@ class Options:
         if not self.changes and not self.lease:
             self.safe_elections = False
         self.message_size = self.inflight = 1
+        if self.storm:
+            self.message_size, self.inflight = draw.choice(((1, 1), (1 << 20, 256)))
+            self.client_count = 8
         self.loss = draw.choice((0, 3))
         self.disk_latency = draw.choice((0, 20, 100))
         self.long_delay = draw.choice((0, 10, 20))

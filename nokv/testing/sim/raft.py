@@ -23,8 +23,10 @@ import random
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from nokv.errors import Corruption, ReadOnly
 from nokv.raft import (
     ConfState,
     Entry,
@@ -45,9 +47,10 @@ from nokv.raft import (
 )
 from nokv.raft.core import RaftCore
 from nokv.raft.types import LOCAL_APPEND_THREAD, LOCAL_APPLY_THREAD
+from nokv.testing.files import CrashPoint
 from nokv.testing.sim.checks import Checks
 from nokv.testing.sim.clients import Clients
-from nokv.testing.sim.disk import SimDisk
+from nokv.testing.sim.disk import CRASHES, FileDisk, WalDisk
 from nokv.testing.sim.faults import Nemesis
 from nokv.testing.sim.options import Options
 from nokv.testing.sim.quiet import Hibernation
@@ -81,26 +84,42 @@ class RaftSim:
         self.injected: dict[str, int] = {}
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._order = 0
+        self._newest_arrival: dict[tuple[int, int], int] = {}
         self.options = Options(self.random, self.bugs)
         self.quiet = Hibernation(self) if self.bugs.quiet or Hibernation.drawn(seed) else None
+        if self.quiet is not None:  # a group rests when all its members answer, and a damaged one never does
+            self.options.kinds = [kind for kind in self.options.kinds if kind not in ("rot", "lie")]
         self.checks = Checks(self)
         self.clients = Clients(self)
         self.faults = Nemesis(self)
         self.calm = False
-        self.nodes = {node_id: SimNode(node_id, SimDisk()) for node_id in range(1, self.options.node_count + 1)}
-        voters = tuple(range(1, self.options.voter_count + 1))
-        start = RaftSnapshot(SnapshotMetadata(5, 1, ConfState(voters)), Machine().dump())
+        self.nodes = {node_id: self._make_node(node_id) for node_id in range(1, self.options.node_count + 1)}
         for node in self.nodes.values():
             node.tick_interval = TICK + (
                 self.pick(2 * self.options.skew + 1) - self.options.skew if self.options.skew else 0
             )
             if node.id <= self.options.voter_count:
-                node.disk.write(HardState(1, 0, 5), [], start)
-                node.disk.sync()
+                self._seed(node)
+            if node.tick_interval != TICK:
+                self.count("skewed_clock")
             self.start(node)
         self.clients.start()
         self.at(self.pick(600), self.faults.turn)
         self.end = elections * ELECTION
+
+    def _first_members(self) -> ConfState:
+        return ConfState(tuple(range(1, self.options.voter_count + 1)))
+
+    def _seed(self, node: SimNode) -> None:
+        node.disk = type(node.disk)(self.pick(1 << 30))
+        node.disk.open()
+        start = RaftSnapshot(SnapshotMetadata(5, 1, self._first_members()), Machine().dump())
+        node.disk.write(HardState(1, 0, 5), [], start)
+        node.disk.crash("keep", self.pick)
+
+    def _make_node(self, node_id: int) -> SimNode:
+        kinds = {"file": (FileDisk,), "wal": (WalDisk,), "both": (FileDisk, WalDisk)}[self.options.storage]
+        return SimNode(node_id, kinds[self.pick(len(kinds))](self.seed * 16 + node_id))
 
     # -- time ----------------------------------------------------------------------------------------------------------
     def pick(self, bound: int) -> int:
@@ -156,7 +175,7 @@ class RaftSim:
         out = []
         for node in self.nodes.values():
             if node.raw is None:
-                out.append(f"{node.id}: down")
+                out.append(f"{node.id}: {'damaged' if node.damaged else 'down'}")
             else:
                 core = node.raw.core
                 out.append(
@@ -167,12 +186,10 @@ class RaftSim:
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
     def start(self, node: SimNode) -> None:
-        storage = node.disk.live
-        hard_state, conf_state = storage.initial_state()
-        if self.bugs.restart_forgets_vote and hard_state.vote:
-            storage.set_hard_state(HardState(hard_state.term, 0, hard_state.commit))
-        snapshot = storage.stored_snapshot()
-        storage.make_snapshot = lambda: self._make_snapshot(node)
+        if not self._recover(node):
+            return
+        _, conf_state = node.disk.log.initial_state()
+        snapshot = node.disk.stored_snapshot()
         node.applied = snapshot.metadata.index
         node.applied_term = snapshot.metadata.term
         node.machine = Machine.load(snapshot.data)
@@ -200,13 +217,73 @@ class RaftSim:
         )
         if self.quiet is not None:
             self.quiet.started(node)
-        node.raw = raw = _make_node(self.bugs.core, config, storage, self.pick)
+        node.raw = raw = _make_raw_node(self.bugs.core, config, node.disk.log, self.pick)
+        if self.bugs.restart_forgets_vote:
+            raw.core.vote = 0
+        if self.bugs.restart_forgets_members and node.applied > 5:
+            raw.core._restore_membership(self._first_members())
         if raw.core.term < node.seen_term:
             raise Violation(f"node {node.id} restarted in term {raw.core.term} after it was in {node.seen_term}")
         node.seen_commit = node.checked_commit = raw.core.log.committed
         self.note(1, node.id, node.life)
         life = node.life
         self.at(self.pick(node.tick_interval), lambda: self._tick(node, life))
+
+    def _recover(self, node: SimNode) -> bool:
+        """Open what the crash left. False if the node stays down: its storage refuses, or it died again on the way."""
+        if node.rots:
+            node.rots = False
+            self.count("rot")
+            if node.disk.rot(self.pick):
+                self._retire(node, "refused_after_rot")
+                return False
+        for kind in self.bugs.lies:
+            node.disk.lie_about(kind)
+        node.disk.log_first = self.bugs.log_before_data
+        try:
+            if self.bugs.recover_without_sync:
+                node.disk.lie_about("sync")
+            node.disk.open(lambda: self._make_snapshot(node))
+            if self.bugs.recover_without_sync:
+                node.disk.heal()
+        except CrashPoint:
+            self.count("crash_in_recovery")
+            node.disk.crash(CRASHES[self.pick(len(CRASHES))], self.pick)
+            self.at(50 + self.pick(200), lambda: self.faults.restart(node))
+            return False
+        except Corruption:
+            if node.promised is None:
+                raise
+            self._retire(node, "refused_after_lie")
+            return False
+        promised, node.promised = node.promised, None
+        if promised is not None and node.disk.stored().lacks(promised):
+            # All that was written behind the lie is gone, too: nobody but its owner can know.
+            self._retire(node, "forgot_after_lie")
+            return False
+        return True
+
+    def _retire(self, node: SimNode, why: str) -> None:
+        if self.bugs.start_over_when_damaged:
+            self._seed(node)
+            self.at(50, lambda: self.faults.restart(node))
+            return
+        node.damaged = True
+        self.count(why)
+        self.note(6, node.id)
+
+    def on_disk(self, node: SimNode, call: Callable[[], None]) -> bool:
+        """What the process does to its disk. False if it died of it."""
+        try:
+            call()
+        except CrashPoint:
+            self.count("crash_in_io")
+        except (OSError, ReadOnly):
+            self.count("stopped_by_disk")
+        else:
+            return True
+        self.faults.crash(node)
+        return False
 
     def stop(self, node: SimNode) -> None:
         if node.raw is None:
@@ -215,7 +292,11 @@ class RaftSim:
         node.raw = None
         node.life += 1
         node.paused_until = 0
-        node.disk.crash(self.pick)
+        mode = CRASHES[self.pick(len(CRASHES))]
+        self.count(f"crash_{mode}")
+        if node.disk.lies and mode != "process":
+            node.promised = node.disk.stored()
+        node.disk.crash(mode, self.pick)
 
     def when_awake(self, node: SimNode, life: int, call: Callable[[], None]) -> None:
         """Run `call` on the node unless it died since; a paused node does it when it wakes up."""
@@ -277,7 +358,8 @@ class RaftSim:
         elif self.options.early_appends and raw.core.role is NodeRole.LEADER:
             self._send([message for message in messages if message.type == MessageType.APP])
             messages = [message for message in messages if message.type != MessageType.APP]
-        node.disk.write(ready.hard_state, ready.entries, ready.snapshot)
+        if not self.on_disk(node, lambda: node.disk.write(ready.hard_state, ready.entries, ready.snapshot)):
+            return
         self.checks.written_entries(node, ready.entries)
         self.clients.hand_reads(node, ready)
         if self._dies(node):
@@ -293,8 +375,8 @@ class RaftSim:
             finish()
 
     def _finish_ready(self, node: SimNode, raw: RawNode, ready: Ready, messages: list[Message]) -> None:
-        if (ready.must_sync and not self._skips_sync(ready)) or ready.snapshot is not None:
-            node.disk.sync()
+        if ready.must_sync and not self._skips_sync(ready) and not self.on_disk(node, node.disk.sync):
+            return
         if self._dies(node):
             return
         self._send(messages)
@@ -348,14 +430,17 @@ class RaftSim:
         work, node.append_work = node.append_work, []
         responses = []
         for message in work:
-            state = HardState(message.term, message.vote, message.commit)
-            node.disk.write(state if message.term else None, message.entries, message.snapshot)
+            state = HardState(message.term, message.vote, message.commit) if message.term else None
+            write = partial(node.disk.write, state, message.entries, message.snapshot)
+            if not self.on_disk(node, write):
+                return
             self.checks.written_entries(node, message.entries)
             if message.snapshot is not None:
                 self._apply(node, raw, message.snapshot, [])
             responses += message.responses
-        if not (self.bugs.never_sync_votes and not any(message.entries for message in work)):
-            node.disk.sync()
+        skip = self.bugs.never_sync_votes and not any(message.entries for message in work)
+        if not skip and not self.on_disk(node, node.disk.sync):
+            return
         if not self._dies(node):
             self._deliver_local(node, raw, responses)
 
@@ -402,6 +487,8 @@ class RaftSim:
             if entry.kind != EntryKind.NORMAL:
                 change = decode_conf_change(entry.kind, entry.data)
                 node.conf_state = raw.apply_conf_change(change)
+                if node.conf_state.voters_outgoing and raw.core.role is NodeRole.LEADER and not self.pick(3):
+                    self.faults.cut_joint(node.conf_state)
                 known = self.checks.memberships.setdefault(entry.index, node.conf_state)
                 if known != node.conf_state:
                     raise Violation(f"membership at {entry.index}: {known}, but {node.conf_state} on {node.id}")
@@ -415,13 +502,13 @@ class RaftSim:
             self.checks.applied(node)
 
     def _maybe_compact(self, node: SimNode) -> None:
-        live = node.disk.live
-        if node.applied - live.stored_snapshot().metadata.index < self.options.compact_every or node.busy:
+        if node.applied - node.disk.stored_snapshot().metadata.index < self.options.compact_every or node.busy:
             return
-        if node.applied > live.last_index():
+        if node.applied > node.disk.log.last_index():
             return
-        node.disk.compact(self._make_snapshot(node), self.options.keep_entries)
-        self.count("snapshot")
+        snapshot = self._make_snapshot(node)
+        if self.on_disk(node, lambda: node.disk.compact(snapshot, self.options.keep_entries)):
+            self.count("snapshot")
 
     def _make_snapshot(self, node: SimNode) -> RaftSnapshot:
         metadata = SnapshotMetadata(node.applied, node.applied_term, node.conf_state)
@@ -455,6 +542,14 @@ class RaftSim:
         if self.options.long_delay and not self.calm and self.pick(100) < self.options.long_delay:
             delay += self.pick(3 * ELECTION)
             self.count("delay")
+        elif (message.sender, message.to) in self.faults.slow:
+            delay += self.pick(3 * ELECTION)
+            self.count("slow")
+        arrival = self.now + delay
+        if arrival < self._newest_arrival.get((message.sender, message.to), 0):
+            self.count("reorder")
+        else:
+            self._newest_arrival[message.sender, message.to] = arrival
         self.at(delay, lambda: self._arrive(message))
 
     def _report(self, node: SimNode, target: int, ok: bool) -> None:
@@ -494,6 +589,8 @@ class RaftSim:
         self.note(5)
         for node in self.nodes.values():
             node.paused_until = 0
+            node.disk.heal()
+            node.rots = False
             if node.raw is None:
                 self.faults.restart(node)
 
@@ -517,13 +614,15 @@ class RaftSim:
             return False
         for node_id in core.membership.voters | core.membership.learners:
             node = self.nodes[node_id]
+            if node.damaged:
+                continue  # down for good
             # The clients never stop, so "the same index" is too much to ask of one instant; a short tail is not.
             if node.raw is None or node.applied + 4 < leader.applied or node.raw.core.term != core.term:
                 return False
         return True
 
 
-def _make_node(core: type[RaftCore], config: RaftConfig, storage: Any, randrange: Callable[[int], int]) -> RawNode:
+def _make_raw_node(core: type[RaftCore], config: RaftConfig, storage: Any, randrange: Callable[[int], int]) -> RawNode:
     if core is RaftCore:
         return RawNode(config, storage, randrange)
     node: RawNode = type("RawNode", (RawNode,), {"__slots__": (), "core_class": core})(config, storage, randrange)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from nokv.raft import ConfState, Message, RawNode
 from nokv.raft.core import RaftCore
 from nokv.testing.linearizability import Operation
-from nokv.testing.sim.disk import SimDisk
+from nokv.testing.sim.disk import NodeDisk, Stored, Violation
 
 __all__ = [
     "ELECTION",
@@ -35,10 +35,6 @@ KEYS = 2
 REQUEST = struct.Struct("<IIB I")
 
 
-class Violation(AssertionError):
-    """An invariant does not hold. The message says which, and what was seen."""
-
-
 @dataclass(slots=True)
 class Bugs:
     """What a planted bug changes outside the state machine itself, and the class that it puts in its place."""
@@ -47,8 +43,18 @@ class Bugs:
     never_sync_votes: bool = False
     answer_before_sync: bool = False
     restart_forgets_vote: bool = False
+    restart_forgets_members: bool = False
+    lies: tuple[str, ...] = ()
+    """Kinds of disk operations that are skipped."""
+    recover_without_sync: bool = False
+    log_before_data: bool = False
+    """An installed snapshot: the log forgets what it replaces before the data is durable."""
+    start_over_when_damaged: bool = False
+    """A storage that refuses is wiped, and the node goes on as a new one."""
     lease: bool = False
     """Only schedules with lease reads show it."""
+    storm: bool = False
+    """Only schedules in which leaders change fast and links are slow show it."""
     lease_reads_with_pauses: bool = False
     quiet: bool = False
     """Only schedules with hibernation show it."""
@@ -124,7 +130,13 @@ class Machine:
 @dataclass(slots=True)
 class SimNode:
     id: int
-    disk: SimDisk
+    disk: NodeDisk
+    promised: Stored | None = None
+    """What the process before believed to be durable, on a disk that lied to it."""
+    rots: bool = False
+    """Bytes change before the next start."""
+    damaged: bool = False
+    """It must not take part any more: its storage refused, or forgot."""
     raw: RawNode | None = None
     machine: Machine = field(default_factory=Machine)
     applied: int = 0
