@@ -7,7 +7,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import repeat
@@ -43,14 +43,15 @@ def run_seeds(system: str, seeds: range, mutant: str, *, twice: bool, processes:
     """Exit code: 0 if no invariant was violated."""
     started = time.perf_counter()
     faults: dict[str, int] = {}
-    failed = events = operations = 0
+    failed = errors = events = operations = 0
     with _mapper(min(processes, len(seeds) // 8)) as run:
         for outcome in run(run_seed, repeat(system), seeds, repeat(mutant), repeat(twice)):
             report = outcome.report
             if report is None:
                 failed += 1
-                replay = _replay(system, outcome.seed, mutant)
-                print(f"seed {outcome.seed}: {outcome.violation}\n  replay: {replay}", flush=True)
+                errors += bool(outcome.error)
+                what = f"ERROR, not a violation\n{outcome.error}" if outcome.error else outcome.violation
+                print(f"seed {outcome.seed}: {what}\n  replay: {_replay(system, outcome.seed, mutant)}", flush=True)
                 continue
             events += report.events
             operations += report.operations
@@ -61,24 +62,26 @@ def run_seeds(system: str, seeds: range, mutant: str, *, twice: bool, processes:
     elapsed = time.perf_counter() - started
     listed = " ".join(f"{kind}={count}" for kind, count in sorted(faults.items()))
     print(
-        f"{len(seeds)} seeds, {failed} violations, {events} events, {operations} operations checked, "
+        f"{len(seeds)} seeds, {failed - errors} violations, {errors} errors, {events} events, {operations} operations checked, "
         f"{len(seeds) / elapsed:.1f} seeds/s\nfaults injected: {sum(faults.values())} ({listed})"
     )
     return 1 if failed else 0
 
 
-def run_mutants(system: str, seeds: range, *, processes: int = 1) -> int:
-    """Print how many seeds each planted bug survives. Exit code 1 if one survives all."""
-    survivors = 0
+def run_mutants(system: str, names: Sequence[str], seeds: range, *, processes: int = 1) -> int:
+    """Print how many seeds each planted bug survives. Exit code 1 if one survives all, or if anything but a violation
+    stops a schedule."""
+    failed = 0
     print(f"{'mutant':28} {'seeds':>6}  found as")
     with _mapper(processes) as run:
-        for name, count, violation in run(first_found, repeat(system), SYSTEMS[system].mutants, repeat(seeds)):
-            if count:
-                print(f"{name:28} {count:6}  {violation[:100]}", flush=True)
-            else:
-                survivors += 1
-                print(f"{name:28} {'-':>6}  NOT FOUND in {len(seeds)} seeds", flush=True)
-    return 1 if survivors else 0
+        for found in run(first_found, repeat(system), names, repeat(seeds)):
+            if found.violation:
+                print(f"{found.mutant:28} {found.seeds:6}  {found.violation[:100]}", flush=True)
+                continue
+            failed += 1
+            what = f"ERROR, not a violation: {found.error}" if found.error else f"NOT FOUND in {len(seeds)} seeds"
+            print(f"{found.mutant:28} {'-':>6}  {what}", flush=True)
+    return 1 if failed else 0
 
 
 def run_lease(states_max: int) -> int:
@@ -108,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("system", choices=[*SYSTEMS, "lease"])
     parser.add_argument("--seeds", type=_seeds, default=None, metavar="FIRST:END")
     parser.add_argument("--mutant", default="", help="run with this planted bug")
-    parser.add_argument("--mutants", action="store_true", help="how many seeds does each planted bug survive?")
+    parser.add_argument("--mutants", action="store_true", help="how many seeds does each planted bug (or the one named) survive?")
     parser.add_argument("--twice", action="store_true", help="run each seed twice and compare the traces")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="run seeds side by side")
     parser.add_argument("--states", type=int, default=200_000, help="lease: look at so many states per setting")
@@ -118,7 +121,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.mutant and options.mutant not in SYSTEMS[options.system].mutants:
         parser.error(f"no mutant {options.mutant!r}; there are {', '.join(SYSTEMS[options.system].mutants)}")
     if options.mutants:
-        return run_mutants(options.system, options.seeds or range(500), processes=options.processes)
+        names = [options.mutant] if options.mutant else SYSTEMS[options.system].mutants
+        return run_mutants(options.system, names, options.seeds or range(500), processes=options.processes)
     return run_seeds(
         options.system,
         options.seeds or range(200),

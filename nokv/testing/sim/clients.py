@@ -1,4 +1,9 @@
-"""The clients of a simulated group: registers that are read and put, and the history that must be linearizable."""
+"""The clients of a simulated group: registers that are read and put, and the history that must be linearizable.
+
+Two kinds. A versioned register answers a put with its version, a read with value and version. A plain one answers a put
+with nothing and a read with the value; its history is searched without a look at the log, so a wrong log cannot explain
+it.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nokv.raft import EntryKind, NodeRole, ProposalDropped, Ready
+from nokv.testing.history import History
 from nokv.testing.linearizability import Operation, find_violation, versioned_register_step
-from nokv.testing.sim.values import ELECTION, KEYS, REQUEST, Machine, Pending, SimNode, Violation
+from nokv.testing.sim.values import ELECTION, KEYS, PLAIN, REQUEST, Machine, Pending, SimNode, Violation
 
 if TYPE_CHECKING:
     from nokv.testing.sim.raft import RaftSim
@@ -19,7 +25,8 @@ class Clients:
     def __init__(self, sim: RaftSim) -> None:
         self.sim = sim
         count = sim.options.client_count
-        self.history: list[list[Operation]] = [[] for _ in range(KEYS)]
+        self.history: list[list[Operation]] = [[] for _ in range(PLAIN)]
+        self.plain = History(now=lambda: sim.now)
         self.outstanding: list[Pending | None] = [None] * count
         self.process_of = list(range(1, count + 1))
         self.next_process = count + 1
@@ -33,6 +40,12 @@ class Clients:
 
     def check_histories(self) -> int:
         """How many operations were answered."""
+        for pending in self.outstanding:
+            if pending is not None and pending.plain is not None:
+                self.plain.unknown(pending.plain)
+        problem = self.plain.violation()
+        if problem is not None:
+            raise Violation(f"plain register: {problem}")
         effects = self._effects()
         for key, history in enumerate(self.history):
             # Where an unanswered put stands is known from the log (whose safety was checked all along): nowhere,
@@ -44,7 +57,8 @@ class Clients:
             problem = find_violation(done, versioned_register_step, (0, 0))
             if problem is not None:
                 raise Violation(f"register {key}: {problem}")
-        return sum(op.ret is not None for history in self.history for op in history)
+        answered = sum(count for outcome, count in self.plain.outcomes.items() if outcome.endswith(" ok"))
+        return answered + sum(op.ret is not None for history in self.history for op in history)
 
     def _turn(self, client: int) -> None:
         self.sim.at((ELECTION if self.sim.calm else 10) + self.sim.pick(60), lambda: self._turn(client))
@@ -54,6 +68,8 @@ class Clients:
                 return
             # Nobody will answer. What a put did is not known: it stays in the history, open; the client is a new one.
             self.outstanding[client] = None
+            if pending.plain is not None:
+                self.plain.unknown(pending.plain)
             if pending.value is not None:
                 self.process_of[client] = self.next_process
                 self.next_process += 1
@@ -72,14 +88,18 @@ class Clients:
         key, value = self.sim.pick(KEYS), self.next_value
         self.next_value += 1
         operation = Operation(self.sim.now, ("put", value), process=process)
-        pending = Pending(process, number, key, value, operation, self.sim.now + 600)
+        plain = self.plain.begin(b"plain", ("put", _plain(value)), process) if key == PLAIN else None
+        pending = Pending(process, number, key, value, operation, self.sim.now + 600, plain)
         node.puts[(process, number)] = pending
         try:
             node.raw.propose(REQUEST.pack(process, number, key, value))
         except ProposalDropped:
             del node.puts[(process, number)]
+            if plain is not None:
+                self.plain.refused(plain)
             return  # it surely did not happen
-        self.history[key].append(operation)
+        if plain is None:
+            self.history[key].append(operation)
         self.outstanding[client] = pending
         self.sim.after(node)
 
@@ -87,7 +107,8 @@ class Clients:
         assert node.raw is not None
         key = self.sim.pick(KEYS)
         operation = Operation(self.sim.now, ("get",), process=self.process_of[client])
-        pending = Pending(operation.process, 0, key, None, operation, self.sim.now + 800)
+        plain = self.plain.begin(b"plain", ("get",), operation.process) if key == PLAIN else None
+        pending = Pending(operation.process, 0, key, None, operation, self.sim.now + 800, plain)
         context = self.next_read.to_bytes(8, "big")
         self.next_read += 1
         node.reads[context] = pending
@@ -121,7 +142,9 @@ class Clients:
         operation.ret = self.sim.now
         operation.result = result
         self.sim.note(4, pending.process, pending.number)
-        if pending.value is None:
+        if pending.plain is not None:
+            self.plain.ok(pending.plain, None if pending.value is not None else _plain(result[0]))
+        elif pending.value is None:
             self.history[pending.key].append(operation)
         self.outstanding[self.outstanding.index(pending)] = None
 
@@ -145,3 +168,7 @@ class Clients:
                     _, _, key, value = REQUEST.unpack(data)
                     effects[key, value] = answer[2]
         return effects
+
+
+def _plain(value: int) -> bytes | None:
+    return value.to_bytes(4, "big") if value else None

@@ -201,6 +201,8 @@ class WalDisk(NodeDisk):
         self.log = self._raftlog.group(GROUP)  # Corruption if it is damaged
         self._snapshot = RaftSnapshot(SnapshotMetadata())
         if self.files.exists(STATE):
+            # The process before may have died between the rename and this: the log must not rely on less.
+            self.files.sync_dir(HOME)
             self._snapshot, installed = _decode_state(self.files.read_file(STATE))
             metadata = self._snapshot.metadata
             self.log.recover_applied(metadata.index, metadata.term, metadata.conf_state, from_snapshot=installed)

@@ -192,7 +192,8 @@ class Nemesis:
             return
         self.sim.count("cut_joint")
         nodes = self.sim.nodes
-        self._cut({(a, b) for a in nodes for b in nodes if (a in leaving) != (b in leaving)}, self._some_time())
+        time = self._some_time() + (2 * ELECTION if self.sim.options.replacements else 0)
+        self._cut({(a, b) for a in nodes for b in nodes if (a in leaving) != (b in leaving)}, time)
 
     def _slow_around(self, node: SimNode, duration: int) -> None:
         others = [other for other in self.sim.nodes if other != node.id and self.sim.pick(3)]
@@ -243,7 +244,7 @@ class Nemesis:
             return
         if self.sim.options.step_down and node.raw.core.role is not NodeRole.LEADER:
             return  # its picture of the membership may be old, and voters_min must hold
-        change = self._draw_change(node.raw.core.membership.conf_state())
+        change = self._draw_change(node.raw.core.membership.conf_state(), node.id)
         if change is None:
             return
         try:
@@ -251,19 +252,24 @@ class Nemesis:
         except ProposalDropped:
             return
         self.sim.after(node)
-        if self.sim.pick(2) and not self.sim.calm:
+        if self.sim.pick(2) and not self.sim.calm and not self.sim.options.replacements:
             self.sim.at(10 + self.sim.pick(150), lambda: self.cut_half(node))
 
-    def _draw_change(self, state: ConfState) -> ConfChange | ConfChangeV2 | None:
+    def _draw_change(self, state: ConfState, proposer: int) -> ConfChange | ConfChangeV2 | None:
         """Something that leaves at least one voter, whatever of it is applied."""
         if state.voters_outgoing:
             return ConfChangeV2() if not state.auto_leave else None
+        if not state.voters:
+            return None  # it was never told
         voters, others = list(state.voters), [i for i in self.sim.nodes if i not in state.voters]
         changes = []
-        if others and not self.sim.pick(3):  # as many as can be, at once
-            for target in others[: max(len(voters) - 1, 0)]:
+        replacements = self.sim.options.replacements
+        if others and not self.sim.pick(2 if replacements else 3):  # as many as can be, at once
+            stays = proposer if replacements and proposer in voters else voters[self.sim.pick(len(voters))]
+            leaving = [voter for voter in voters if voter != stays]
+            for target in others[: len(leaving)]:
                 changes.append(SingleChange(ConfChangeKind.ADD_VOTER, target))
-                changes.append(SingleChange(ConfChangeKind.REMOVE, voters.pop(self.sim.pick(len(voters)))))
+                changes.append(SingleChange(ConfChangeKind.REMOVE, leaving.pop(self.sim.pick(len(leaving)))))
             if changes:
                 return ConfChangeV2(tuple(changes))
         for _ in range(1 + self.sim.pick(4)):

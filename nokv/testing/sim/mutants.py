@@ -298,7 +298,7 @@ MUTANTS: dict[str, Bugs] = {
     "read_without_quorum": Bugs(core=_ReadWithoutQuorum),
     "read_before_own_commit": Bugs(core=_ReadBeforeOwnCommit),
     "conf_change_too_early": Bugs(core=_ConfChangeTooEarly),
-    "joint_needs_one_half": Bugs(core=_JointNeedsOneHalf),
+    "joint_needs_one_half": Bugs(core=_JointNeedsOneHalf, joint=True),
     "snapshot_forgets_members": Bugs(core=_SnapshotForgetsMembers),
     "commit_past_match": Bugs(core=_CommitPastMatch),
     "follower_commits_all": Bugs(core=_FollowerCommitsAll),

@@ -14,7 +14,11 @@ class Options:
 
     def __init__(self, draw: random.Random, bugs: Bugs) -> None:
         self.voter_count = draw.choice((1, 2, 3, 3, 3, 3, 5, 5))
-        self.changes = draw.random() < 0.5
+        self.changes = draw.random() < 0.5 or bugs.joint
+        self.replacements = self.changes and (draw.random() < 0.4 or bugs.joint)
+        """Changes replace as many voters as can be, and a cut follows that lasts: each half may elect on its own."""
+        if self.replacements and bugs.joint:
+            self.voter_count = 3
         self.node_count = min(self.voter_count + (2 if self.changes else 0), 6)
         self.lease = draw.random() < 0.2 or bugs.lease
         self.asynchronous = draw.random() < 0.3
@@ -34,7 +38,7 @@ class Options:
         self.strike = draw.random() < 0.3 or bugs.storm
         self.storm = self.strike and (draw.random() < 0.4 or bugs.storm)
         if self.storm:
-            self.changes = False
+            self.changes = self.replacements = False
         kinds = [
             "crash",
             "cut_one",

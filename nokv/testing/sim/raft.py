@@ -20,14 +20,16 @@ from __future__ import annotations
 
 import heapq
 import random
+import traceback
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from nokv.errors import Corruption, ReadOnly
+from nokv.errors import Corruption, InvariantError, ReadOnly
 from nokv.raft import (
+    ConfChangeError,
     ConfState,
     Entry,
     EntryKind,
@@ -69,6 +71,10 @@ from nokv.testing.sim.values import (
 __all__ = ["RaftSim"]
 
 LIVENESS_ELECTIONS = 20
+REFUSALS = (InvariantError, Corruption, ConfChangeError)
+"""What stops a process before harm is done: a state that cannot be, a log with a hole, a committed change that cannot
+be applied. A node that raises one has found a bug. Any other exception is an error of the simulator or of what it
+runs, and is never taken for a planted bug that was found."""
 
 
 class RaftSim:
@@ -146,10 +152,12 @@ class RaftSim:
             return self._run()
         except Violation:
             raise
-        except Exception as error:
-            # The machine's own assertions count: in a release they stop the process before harm is done. So does any
-            # other exception: nothing may raise here.
+        except REFUSALS as error:
             raise Violation(f"{type(error).__name__}: {error}") from error
+        except AssertionError as error:
+            if not _asserted_by_the_machine(error):
+                raise
+            raise Violation(f"an assertion of the machine: {_last_line(error)}") from error
 
     def _run(self) -> SimReport:
         self.until(self.end)
@@ -487,8 +495,9 @@ class RaftSim:
             if entry.kind != EntryKind.NORMAL:
                 change = decode_conf_change(entry.kind, entry.data)
                 node.conf_state = raw.apply_conf_change(change)
-                if node.conf_state.voters_outgoing and raw.core.role is NodeRole.LEADER and not self.pick(3):
-                    self.faults.cut_joint(node.conf_state)
+                if node.conf_state.voters_outgoing and raw.core.role is NodeRole.LEADER:
+                    if not self.pick(2 if self.options.replacements else 3):
+                        self.faults.cut_joint(node.conf_state)
                 known = self.checks.memberships.setdefault(entry.index, node.conf_state)
                 if known != node.conf_state:
                     raise Violation(f"membership at {entry.index}: {known}, but {node.conf_state} on {node.id}")
@@ -620,6 +629,16 @@ class RaftSim:
             if node.raw is None or node.applied + 4 < leader.applied or node.raw.core.term != core.term:
                 return False
         return True
+
+
+def _last_line(error: BaseException) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.line}"
+
+
+def _asserted_by_the_machine(error: AssertionError) -> bool:
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return str(frames[-1].f_globals.get("__name__", "")).startswith("nokv.raft.")
 
 
 def _make_raw_node(core: type[RaftCore], config: RaftConfig, storage: Any, randrange: Callable[[int], int]) -> RawNode:

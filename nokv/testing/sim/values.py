@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from nokv.raft import ConfState, Message, RawNode
 from nokv.raft.core import RaftCore
+from nokv.testing.history import Call
 from nokv.testing.linearizability import Operation
 from nokv.testing.sim.disk import NodeDisk, Stored, Violation
 
@@ -17,6 +18,7 @@ __all__ = [
     "ELECTION_TICKS",
     "HEARTBEAT_TICKS",
     "KEYS",
+    "PLAIN",
     "REQUEST",
     "TICK",
     "Bugs",
@@ -31,7 +33,10 @@ TICK = 100
 ELECTION_TICKS = 10
 HEARTBEAT_TICKS = 2
 ELECTION = TICK * ELECTION_TICKS
-KEYS = 2
+KEYS = 3
+"""Registers; the last is a plain one."""
+PLAIN = KEYS - 1
+"""Its puts answer no version and its reads only the value: nothing but order explains what clients see."""
 REQUEST = struct.Struct("<IIB I")
 
 
@@ -55,6 +60,8 @@ class Bugs:
     """Only schedules with lease reads show it."""
     storm: bool = False
     """Only schedules in which leaders change fast and links are slow show it."""
+    joint: bool = False
+    """Only schedules with membership changes show it."""
     lease_reads_with_pauses: bool = False
     quiet: bool = False
     """Only schedules with hibernation show it."""
@@ -85,6 +92,8 @@ class Pending:
     value: int | None
     operation: Operation
     deadline: int
+    plain: Call | None = None
+    """Of the plain register: in the history of its own."""
 
 
 class Machine:
