@@ -32,6 +32,7 @@ class Nemesis:
         """(sender, receiver) pairs whose messages are lost."""
         self.slow: set[tuple[int, int]] = set()
         """Pairs whose messages take long, and overtake each other."""
+        self.echoing = False
         self.victim = 0
         self.kinds: dict[str, Callable[[SimNode], bool | None]] = {
             "crash": self.crash_some,
@@ -106,6 +107,51 @@ class Nemesis:
                 self.sim.at(delay, partial(self.campaign, self.sim.nodes[target]))
 
         self.sim.at(100 + self.sim.pick(300), cut)
+
+    # -- a leader that comes back, and answers to its former reign -----------------------------------------------------
+    def echo(self, node: SimNode) -> None:
+        """It reaches one friend, whose answers take long; a rival replaces what both hold; then it is elected again and
+        reaches one other, while the answers of its friend arrive, which speak of entries that are gone."""
+        if self.echoing or self.sim.calm or node.raw is None or node.raw.core.role is not NodeRole.LEADER:
+            return
+        self.echoing = True
+        self.sim.count("echo")
+        others = [other for other in self.sim.nodes if other != node.id]
+        friend, rival, witness = (others.pop(self.sim.pick(len(others))) for _ in range(3))
+        reign = 150 + self.sim.pick(300)
+        far = [other for other in self.sim.nodes if other not in (node.id, friend)]
+        self._cut({(node.id, other) for other in far} | {(other, node.id) for other in far}, reign)
+        self.slow.add((friend, node.id))
+
+        def depose() -> None:
+            self.slow.discard((friend, node.id))
+            self.isolate(node, 50 + self.sim.pick(120))
+            self.sim.at(5, lambda: self.campaign(self.sim.nodes[rival]))
+            self.sim.at(60, lambda: self._come_back(node, rival, witness, self.sim.now + ELECTION))
+
+        self.sim.at(reign, depose)
+
+    def _come_back(self, node: SimNode, rival: int, witness: int, deadline: int) -> None:
+        """As soon as nobody has a longer log."""
+        raw = node.raw
+        if self.sim.calm or raw is None or self.sim.now > deadline:
+            self.echoing = False
+            return
+        logs = [other.raw.core.log.last_id() for other in self.sim.nodes.values() if other.raw is not None]
+        if raw.core.role is NodeRole.LEADER or raw.core.log.last_id() < max(logs):
+            self.sim.at(10, lambda: self._come_back(node, rival, witness, deadline))
+            return
+        self.campaign(node)
+        far = [other for other in self.sim.nodes if other not in (node.id, witness)]
+        time = 3 * ELECTION
+        self.sim.at(25, lambda: self._cut({(node.id, other) for other in far}, time))  # the question is on its way
+        self.sim.at(150, lambda: self._cut({(other, node.id) for other in far}, time))
+        self.sim.at(150 + self.sim.pick(time), lambda: self.campaign(self.sim.nodes[rival]))
+
+        def over() -> None:
+            self.echoing = False
+
+        self.sim.at(time, over)
 
     def may_lose_one(self) -> bool:
         down = sum(node.raw is None for node in self.sim.nodes.values())

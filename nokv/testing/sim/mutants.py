@@ -179,6 +179,19 @@ class _AcceptOldTerm(RaftCore):
             super()._step_lower_term(message)
 
 
+class _OldAcksCount(RaftCore):
+    """Takes an acknowledgement of an earlier term for one of its own: the entries may have been replaced since."""
+
+    __slots__ = ()
+
+    def _step_lower_term(self, message: Message) -> None:
+        if message.type == MessageType.APP_RESP and not message.reject and self.role is NodeRole.LEADER:
+            message.index = min(message.index, self.log.last_index())
+            self._step_leader(message)
+        else:
+            super()._step_lower_term(message)
+
+
 class _AnyAnswerConfirmsRead(RaftCore):
     """Takes the answer to an old heartbeat for one to the newest: it tells nothing of who leads now."""
 
@@ -304,6 +317,7 @@ MUTANTS: dict[str, Bugs] = {
     "follower_commits_all": Bugs(core=_FollowerCommitsAll),
     "always_truncate": Bugs(core=_AlwaysTruncate),
     "accept_old_term": Bugs(core=_AcceptOldTerm, storm=True),
+    "old_acks_count": Bugs(core=_OldAcksCount, echo=True),
     "any_answer_confirms_read": Bugs(core=_AnyAnswerConfirmsRead, storm=True),
     "leader_counts_unstable": Bugs(core=_LeaderCountsUnstable),
     "append_without_check": Bugs(core=_AppendWithoutCheck),

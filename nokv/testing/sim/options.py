@@ -12,7 +12,7 @@ __all__ = ["Options"]
 class Options:
     """Drawn once. A schedule with every fault at once hides what two of them do."""
 
-    def __init__(self, draw: random.Random, bugs: Bugs) -> None:
+    def __init__(self, seed: int, draw: random.Random, bugs: Bugs) -> None:
         self.voter_count = draw.choice((1, 2, 3, 3, 3, 3, 5, 5))
         self.changes = draw.random() < 0.5 or bugs.joint
         self.replacements = self.changes and (draw.random() < 0.4 or bugs.joint)
@@ -71,6 +71,20 @@ class Options:
             self.kinds += ["stop_in_io", "disk_error"]
         if not self.changes and self.voter_count >= 3 and draw.random() < 0.3:
             self.kinds += ["rot", "lie"]
+        self.echo = random.Random(f"echo? {seed}").random() < 0.1 or bugs.echo  # dice of its own, as quiet groups have
+        if self.echo:
+            self._draw_echoes()
+
+    def _draw_echoes(self) -> None:
+        """A profile of its own: five voters, and the leader of today leads again soon (`Nemesis.echo`)."""
+        self.voter_count = self.node_count = 5
+        self.strike = self.storm = self.changes = self.replacements = self.lease = self.safe_elections = False
+        self.kinds = [kind for kind in self.kinds if kind != "change"] or ["crash"]
+        self.loss = self.crash_in_ready = 0
+        self.disk_latency = min(self.disk_latency, 20)
+        self.inflight, self.message_size = 256, 1 << 20
+        self.client_count = 8
+        self.fault_gap = 4000
 
     def _draw_strikes(self, draw: random.Random) -> None:
         """A profile of its own: leaders live a few message delays, and reach only some of the others."""

@@ -91,7 +91,7 @@ class RaftSim:
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._order = 0
         self._newest_arrival: dict[tuple[int, int], int] = {}
-        self.options = Options(self.random, self.bugs)
+        self.options = Options(seed, self.random, self.bugs)
         self.quiet = Hibernation(self) if self.bugs.quiet or Hibernation.drawn(seed) else None
         if self.quiet is not None:  # a group rests when all its members answer, and a damaged one never does
             self.options.kinds = [kind for kind in self.options.kinds if kind not in ("rot", "lie")]
@@ -354,6 +354,8 @@ class RaftSim:
             self.checks.new_leader(node, raw)
             if self.options.strike and not self.calm:
                 self.faults.strike_soon(node)
+            if self.options.echo:
+                self.at(300 + self.pick(700), lambda: self.faults.echo(node))
         life = node.life
         if self.options.asynchronous:
             self._take_ready_async(node, ready)

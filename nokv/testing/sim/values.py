@@ -60,6 +60,8 @@ class Bugs:
     """Only schedules with lease reads show it."""
     storm: bool = False
     """Only schedules in which leaders change fast and links are slow show it."""
+    echo: bool = False
+    """Only schedules in which a leader comes back, and late answers to its former reign with it, show it."""
     joint: bool = False
     """Only schedules with membership changes show it."""
     lease_reads_with_pauses: bool = False
