@@ -17,6 +17,34 @@ from nokv.testing.sim.values import Bugs, Violation
 SLICE = 100
 """Seeds of every run; the rest is long."""
 FIRST_SEED = {
+    "vote_for_shorter_log": 4,
+    "no_sync_before_vote": 5,
+    "restart_forgets_vote": 1,
+    "answer_before_sync": 21,
+    "commit_old_term": 201,
+    "small_quorum": 4,
+    "read_without_quorum": 48,
+    "read_before_own_commit": 16,
+    "conf_change_too_early": 6,
+    "joint_needs_one_half": 17,
+    "snapshot_forgets_members": 4,
+    "follower_commits_all": 9,
+    "accept_old_term": 29,
+    "any_answer_confirms_read": 33,
+    "leader_counts_unstable": 4,
+    "append_without_check": 5,
+    "snapshot_goes_back": 18,
+    "learners_count": 16,
+    "follower_reads_locally": 1,
+    "restart_forgets_members": 4,
+    "forget_directory_sync": 2,
+    "recover_without_sync": 2,
+    "log_before_data": 4,
+    "start_over_when_damaged": 43,
+    "lease_without_bound": 52,
+    "lease_through_pauses": 12,
+    "quiet_leader_reads": 143,
+    "quiet_host_is_deaf": 1,
 }
 """Where a planted bug was found last time: looked at first. It may be found elsewhere once schedules change."""
 
@@ -95,7 +123,7 @@ def test_a_crash_is_not_a_catch(
 
 
 def test_an_assertion_of_the_machine_is_a_catch() -> None:
-    with pytest.raises(Violation, match="an assertion of the machine: log.py"):
+    with pytest.raises(Violation, match=r"an assertion of the machine: log\.py"):
         RaftSim(0, bugs=Bugs(core=_AppliesTooMuch)).run()
 
 
@@ -106,7 +134,7 @@ def test_a_plain_register_is_judged_by_order_alone() -> None:
     read = sim.clients.plain.begin(b"plain", ("get",))
     sim.now += 1
     sim.clients.plain.ok(read, (1 << 31).to_bytes(4, "big"))  # what nobody put
-    with pytest.raises(Violation, match="plain register: .*not linearizable"):
+    with pytest.raises(Violation, match=r"plain register: .*not linearizable"):
         sim.clients.check_histories()
 
 

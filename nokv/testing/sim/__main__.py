@@ -61,9 +61,10 @@ def run_seeds(system: str, seeds: range, mutant: str, *, twice: bool, processes:
                 print(f"seed {outcome.seed}: trace {report.trace:08x}, {report}")
     elapsed = time.perf_counter() - started
     listed = " ".join(f"{kind}={count}" for kind, count in sorted(faults.items()))
+    speed = len(seeds) / elapsed
     print(
-        f"{len(seeds)} seeds, {failed - errors} violations, {errors} errors, {events} events, {operations} operations checked, "
-        f"{len(seeds) / elapsed:.1f} seeds/s\nfaults injected: {sum(faults.values())} ({listed})"
+        f"{len(seeds)} seeds, {failed - errors} violations, {errors} errors, {events} events, "
+        f"{operations} operations checked, {speed:.1f} seeds/s\nfaults injected: {sum(faults.values())} ({listed})"
     )
     return 1 if failed else 0
 
@@ -111,7 +112,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("system", choices=[*SYSTEMS, "lease"])
     parser.add_argument("--seeds", type=_seeds, default=None, metavar="FIRST:END")
     parser.add_argument("--mutant", default="", help="run with this planted bug")
-    parser.add_argument("--mutants", action="store_true", help="how many seeds does each planted bug (or the one named) survive?")
+    parser.add_argument(
+        "--mutants", action="store_true", help="how many seeds does each planted bug (or the one named) survive?"
+    )
     parser.add_argument("--twice", action="store_true", help="run each seed twice and compare the traces")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="run seeds side by side")
     parser.add_argument("--states", type=int, default=200_000, help="lease: look at so many states per setting")

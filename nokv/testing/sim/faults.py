@@ -241,6 +241,16 @@ class Nemesis:
         time = self._some_time() + (2 * ELECTION if self.sim.options.replacements else 0)
         self._cut({(a, b) for a in nodes for b in nodes if (a in leaving) != (b in leaving)}, time)
 
+    def cut_learners(self, leader: SimNode, members: ConfState) -> None:
+        """When learners joined: the leader and they on one side, all other voters on the other."""
+        if self.sim.calm or not members.learners:
+            return
+        self.sim.count("cut_learners")
+        near = {leader.id, *members.learners}
+        nodes = self.sim.nodes
+        pairs = {(a, b) for a in nodes for b in nodes if (a in near) != (b in near)}
+        self._cut(pairs, self._some_time() + 2 * ELECTION)
+
     def _slow_around(self, node: SimNode, duration: int) -> None:
         others = [other for other in self.sim.nodes if other != node.id and self.sim.pick(3)]
         inward = self.sim.pick(3)
@@ -321,7 +331,8 @@ class Nemesis:
         for _ in range(1 + self.sim.pick(4)):
             if others and (len(voters) <= self.sim.options.voters_min or self.sim.pick(2)):
                 target = others.pop(self.sim.pick(len(others)))
-                kind = ConfChangeKind.ADD_LEARNER if not self.sim.pick(3) else ConfChangeKind.ADD_VOTER
+                learner = self.sim.pick(8) if self.sim.options.learners else not self.sim.pick(3)
+                kind = ConfChangeKind.ADD_LEARNER if learner else ConfChangeKind.ADD_VOTER
                 changes.append(SingleChange(kind, target))
             elif len(voters) > self.sim.options.voters_min:
                 target = voters.pop(self.sim.pick(len(voters)))

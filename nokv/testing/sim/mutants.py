@@ -322,7 +322,7 @@ MUTANTS: dict[str, Bugs] = {
     "leader_counts_unstable": Bugs(core=_LeaderCountsUnstable),
     "append_without_check": Bugs(core=_AppendWithoutCheck),
     "snapshot_goes_back": Bugs(core=_SnapshotGoesBack),
-    "learners_count": Bugs(core=_LearnersCount),
+    "learners_count": Bugs(core=_LearnersCount, learners=True),
     "follower_reads_locally": Bugs(core=_FollowerReadsLocally),
     "restart_forgets_members": Bugs(restart_forgets_members=True),
     "forget_directory_sync": Bugs(lies=("sync_dir",)),
@@ -331,7 +331,7 @@ MUTANTS: dict[str, Bugs] = {
     "start_over_when_damaged": Bugs(start_over_when_damaged=True),
     "lease_without_bound": Bugs(core=_LeaseAfterTransfer, lease=True),
     "lease_through_pauses": Bugs(lease=True, lease_reads_with_pauses=True),
-    "quiet_leader_reads": Bugs(core=_QuietLeaderReads, lease=True, quiet=True),
+    "quiet_leader_reads": Bugs(core=_QuietLeaderReads, lease=True, quiet=True, left_behind=True),
     "quiet_follower_sleeps_on": Bugs(core=_SleepsOn, quiet=True),
     "quiet_host_is_deaf": Bugs(quiet=True, deaf_host=True),
 }

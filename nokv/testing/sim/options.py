@@ -14,11 +14,11 @@ class Options:
 
     def __init__(self, seed: int, draw: random.Random, bugs: Bugs) -> None:
         self.voter_count = draw.choice((1, 2, 3, 3, 3, 3, 5, 5))
-        self.changes = draw.random() < 0.5 or bugs.joint
+        self.changes = draw.random() < 0.5 or bugs.joint or bugs.learners
         self.replacements = self.changes and (draw.random() < 0.4 or bugs.joint)
         """Changes replace as many voters as can be, and a cut follows that lasts: each half may elect on its own."""
-        if self.replacements and bugs.joint:
-            self.voter_count = 3
+        if bugs.joint or bugs.learners:
+            self.voter_count, self.replacements = 3, bugs.joint
         self.node_count = min(self.voter_count + (2 if self.changes else 0), 6)
         self.lease = draw.random() < 0.2 or bugs.lease
         self.asynchronous = draw.random() < 0.3
@@ -74,6 +74,9 @@ class Options:
         self.echo = random.Random(f"echo? {seed}").random() < 0.1 or bugs.echo  # dice of its own, as quiet groups have
         if self.echo:
             self._draw_echoes()
+        self.learners = self.changes and not self.replacements and random.Random(f"learners? {seed}").random() < 0.3
+        """Most of those who join are learners, and leaders are cut off with them alone."""
+        self.learners |= bugs.learners
 
     def _draw_echoes(self) -> None:
         """A profile of its own: five voters, and the leader of today leads again soon (`Nemesis.echo`)."""

@@ -30,8 +30,8 @@ class Hibernation:
         self.quiet_after_ticks = draw.choice((1, 2, 5, 10))
         self.busy_time = ELECTION * draw.choice((1, 2, 4))
         self.idle_time = TICK * self.quiet_after_ticks + ELECTION * draw.choice((2, 4, 8))
-        self.leaders_doubt = draw.random() < 0.5
-        self.leave_behind = draw.random() < 0.6
+        self.leaders_doubt = draw.random() < 0.5 and not sim.bugs.left_behind
+        self.leave_behind = draw.random() < 0.6 or sim.bugs.left_behind
         """Quiet leaders are cut off until the others have gone on and the clients are back, with little else to wake
         them."""
         if self.leave_behind:

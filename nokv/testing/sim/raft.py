@@ -497,9 +497,8 @@ class RaftSim:
             if entry.kind != EntryKind.NORMAL:
                 change = decode_conf_change(entry.kind, entry.data)
                 node.conf_state = raw.apply_conf_change(change)
-                if node.conf_state.voters_outgoing and raw.core.role is NodeRole.LEADER:
-                    if not self.pick(2 if self.options.replacements else 3):
-                        self.faults.cut_joint(node.conf_state)
+                if raw.core.role is NodeRole.LEADER:
+                    self._cut_at_change(node)
                 known = self.checks.memberships.setdefault(entry.index, node.conf_state)
                 if known != node.conf_state:
                     raise Violation(f"membership at {entry.index}: {known}, but {node.conf_state} on {node.id}")
@@ -511,6 +510,14 @@ class RaftSim:
                     if pending is not None:
                         self.clients.complete(pending, version)
             self.checks.applied(node)
+
+    def _cut_at_change(self, leader: SimNode) -> None:
+        members = leader.conf_state
+        if members.voters_outgoing:
+            if not self.pick(2 if self.options.replacements else 3):
+                self.faults.cut_joint(members)
+        elif self.options.learners:
+            self.at(self.pick(600), lambda: self.faults.cut_learners(leader, members))  # they catch up first, or not
 
     def _maybe_compact(self, node: SimNode) -> None:
         if node.applied - node.disk.stored_snapshot().metadata.index < self.options.compact_every or node.busy:

@@ -62,6 +62,10 @@ class Bugs:
     """Only schedules in which leaders change fast and links are slow show it."""
     echo: bool = False
     """Only schedules in which a leader comes back, and late answers to its former reign with it, show it."""
+    learners: bool = False
+    """Only schedules with learners, and leaders cut off together with them, show it."""
+    left_behind: bool = False
+    """Only schedules in which a quiet leader is left behind, and does not doubt, show it."""
     joint: bool = False
     """Only schedules with membership changes show it."""
     lease_reads_with_pauses: bool = False
