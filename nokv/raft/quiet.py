@@ -19,7 +19,7 @@ from nokv.raft.progress import ProgressState
 from nokv.raft.types import NO_NODE, Message, MessageType
 
 if TYPE_CHECKING:
-    from nokv.raft.core import RaftCore
+    from nokv.raft.state import MemberState
 
 __all__ = ["QUIET_TRANSITIONS", "Activity", "follower_may_rest", "leader_may_rest", "leaves_quiet"]
 
@@ -42,7 +42,7 @@ QUIET_TRANSITIONS: dict[tuple[Activity, Activity], str] = {
 _ANSWERS = (MessageType.HEARTBEAT_RESP, MessageType.APP_RESP)
 
 
-def _log_at_rest(core: RaftCore) -> bool:
+def _log_at_rest(core: MemberState) -> bool:
     """Is everything it has durable, committed and applied?"""
     log = core.log
     last = log.last_index()
@@ -54,7 +54,7 @@ def _log_at_rest(core: RaftCore) -> bool:
     )
 
 
-def leader_may_rest(core: RaftCore) -> bool:
+def leader_may_rest(core: MemberState) -> bool:
     """Nothing left to do for anybody: no entry, read, membership change or transfer, and nobody behind or silent."""
     if core.lead_transferee != NO_NODE or core.read_rounds.waiting or core.pending_read_requests:
         return False
@@ -72,7 +72,7 @@ def leader_may_rest(core: RaftCore) -> bool:
     return True
 
 
-def follower_may_rest(core: RaftCore, notice: Message) -> bool:
+def follower_may_rest(core: MemberState, notice: Message) -> bool:
     """The leader goes quiet: does this member have, and has it applied, exactly what the leader has?"""
     return (
         core.config.quiet_after_ticks > 0
@@ -81,7 +81,7 @@ def follower_may_rest(core: RaftCore, notice: Message) -> bool:
     )
 
 
-def leaves_quiet(core: RaftCore, message: Message) -> bool:
+def leaves_quiet(core: MemberState, message: Message) -> bool:
     """Does this message end the rest? All do, but the same notice again, and late answers that refuse nothing."""
     if message.term != core.term:
         return True

@@ -662,7 +662,7 @@ def test_an_idle_node_has_nothing_ready(make_cluster: Any) -> None:
 
 
 def test_acknowledgements_of_an_earlier_term_do_not_count(make_cluster: Any) -> None:  # RAFT-03
-    """What they speak of may have been replaced since. The simulator's schedules hardly ever show this one."""
+    """What they speak of may have been replaced since."""
     cluster = make_cluster(3)
     leader = cluster.elect(1)
     leader.raw.campaign()
