@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nokv.testing.raft_datadriven import main, parse, run_file, run_text
+from nokv.testing.raft_datadriven import parse, run_file, run_text
+from nokv.testing.raft_datadriven.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 OWN = ROOT / "tests" / "data" / "raft"
