@@ -84,6 +84,16 @@ def test_planted_bugs_are_found(name: str) -> None:  # R8; as a table: --mutants
     assert found.violation, f"{name} survived 500 seeds"
 
 
+PROFILES = ("lease", "storm", "echo", "learners", "left_behind", "joint", "quiet")
+
+
+@pytest.mark.parametrize("name", [name for name, bugs in MUTANTS.items() if any(getattr(bugs, p) for p in PROFILES)])
+def test_the_profile_of_a_planted_bug_alone_finds_nothing(name: str) -> None:
+    """The schedule that finds it is harmless without it, so it is the bug that was found."""
+    profile = {key: getattr(MUTANTS[name], key) for key in PROFILES}
+    RaftSim(FIRST_SEED.get(name, 0), bugs=Bugs(**profile)).run()
+
+
 class _Crashes(RaftCore):
     """A planted bug that is a mistake of its own: nothing that the checks name."""
 
