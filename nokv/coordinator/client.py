@@ -74,6 +74,19 @@ class StoreReportLike(Protocol):
     outcomes: Sequence[OutcomeLike]
 
 
+class LeaderReportLike(Protocol):
+    """As `nokv.raftstore.control.LeaderReport` has it."""
+
+    @property
+    def region(self) -> Region: ...
+    @property
+    def leader(self) -> Peer: ...
+    @property
+    def term(self) -> int: ...
+    @property
+    def applied_index(self) -> int: ...
+
+
 @dataclass(slots=True)
 class StoreOperation:
     """What a coordinator asks a store to do. The same fields as `nokv.raftstore.control.StoreOperation`."""
@@ -201,9 +214,17 @@ class CoordinatorClient:
         ]
         return max(answer.timestamp for answer in answers), operations
 
-    async def region_heartbeat(self, region: Region, leader: Peer, *, term: int, applied_index: int) -> None:
+    async def region_heartbeat(self, reports: Sequence[LeaderReportLike]) -> None:
         request = pb.RegionHeartbeatRequest(
-            region=region_to_pb(region), leader=peer_to_pb(leader), term=term, applied_index=applied_index
+            regions=[
+                pb.LeaderReport(
+                    region=region_to_pb(report.region),
+                    leader=peer_to_pb(report.leader),
+                    term=report.term,
+                    applied_index=report.applied_index,
+                )
+                for report in reports
+            ]
         )
         await self._everywhere("RegionHeartbeat", request)
 

@@ -33,6 +33,7 @@ __all__ = ["CoordinatorService"]
 SCAN_ROUTES_MAX = 10_000
 WINDOW_WAIT_S = 2.0
 OUTCOMES_MAX = 1_024
+REPORTS_MAX = 10_000
 _PHASES = [phase.value for phase in TransitionPhase]
 _FRESHNESS: dict[int, Freshness] = {
     pb.FRESHNESS_BEST_EFFORT: Freshness.BEST_EFFORT,
@@ -129,12 +130,15 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
 
     async def RegionHeartbeat(self, request: pb.RegionHeartbeatRequest, context: Context) -> pb.RegionHeartbeatResponse:
         try:
-            self._node.region_heartbeat(
-                region_from_pb(request.region),
-                peer_from_pb(request.leader),
-                term=request.term,
-                applied_index=request.applied_index,
-            )
+            if len(request.regions) > REPORTS_MAX:
+                raise UsageError(f"a heartbeat reports at most {REPORTS_MAX:,} regions, not {len(request.regions):,}")
+            for report in request.regions:
+                self._node.region_heartbeat(
+                    region_from_pb(report.region),
+                    peer_from_pb(report.leader),
+                    term=report.term,
+                    applied_index=report.applied_index,
+                )
         except NoKVError as error:
             await _abort(context, error)
         return pb.RegionHeartbeatResponse()

@@ -162,7 +162,7 @@ class OperationOutcome(_message.Message):
     detail: str
     def __init__(self, operation_id: _Optional[int] = ..., outcome: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
 
-class RegionHeartbeatRequest(_message.Message):
+class LeaderReport(_message.Message):
     __slots__ = ("region", "leader", "term", "applied_index")
     REGION_FIELD_NUMBER: _ClassVar[int]
     LEADER_FIELD_NUMBER: _ClassVar[int]
@@ -173,6 +173,12 @@ class RegionHeartbeatRequest(_message.Message):
     term: int
     applied_index: int
     def __init__(self, region: _Optional[_Union[_meta_pb2.Region, _Mapping]] = ..., leader: _Optional[_Union[_meta_pb2.Peer, _Mapping]] = ..., term: _Optional[int] = ..., applied_index: _Optional[int] = ...) -> None: ...
+
+class RegionHeartbeatRequest(_message.Message):
+    __slots__ = ("regions",)
+    REGIONS_FIELD_NUMBER: _ClassVar[int]
+    regions: _containers.RepeatedCompositeFieldContainer[LeaderReport]
+    def __init__(self, regions: _Optional[_Iterable[_Union[LeaderReport, _Mapping]]] = ...) -> None: ...
 
 class RegionHeartbeatResponse(_message.Message):
     __slots__ = ()

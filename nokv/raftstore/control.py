@@ -7,13 +7,14 @@ publish waits in a visible retry queue (`publisher.py`). All methods are called 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from nokv.metaroot.events import RootEvent
 from nokv.region import Peer, Region, Store
 
-__all__ = ["ControlPort", "OperationOutcome", "StoreOperation", "StoreReport"]
+__all__ = ["ControlPort", "LeaderReport", "OperationOutcome", "StoreOperation", "StoreReport"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,16 @@ class StoreReport:
     used_bytes: int = 0
     mode: str = "cluster"
     outcomes: tuple[OperationOutcome, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderReport:
+    """A region that this store leads, as of now."""
+
+    region: Region
+    leader: Peer
+    term: int
+    applied_index: int
 
 
 @dataclass(slots=True)
@@ -61,7 +72,7 @@ class ControlPort(Protocol):
         """Returns (a recent timestamp of the TSO or 0, operations to execute)."""
         ...
 
-    async def region_heartbeat(self, region: Region, leader: Peer, *, term: int, applied_index: int) -> None: ...
+    async def region_heartbeat(self, reports: Sequence[LeaderReport]) -> None: ...
 
     async def publish(self, event: RootEvent) -> None:
         """Append the event to the rooted log. Returns once it is durable there, or was true already (idempotent)."""

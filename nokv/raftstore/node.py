@@ -48,6 +48,7 @@ from nokv.raftstore.diagnostics import PublishState
 from nokv.raftstore.membership import MembershipChange
 from nokv.raftstore.operations import OperationRunner
 from nokv.raftstore.peer import StorePeer
+from nokv.raftstore.reporting import LeaderReports
 from nokv.raftstore.service import AdminService, KvService
 from nokv.raftstore.store import RegionStore, StoreOptions
 from nokv.region import Peer, Region, Store
@@ -135,6 +136,7 @@ class StoreNode:
         self._registered = False
         self._stopped = False
         self._mode = ""
+        self._leader_reports = LeaderReports()
         self._leaderless: dict[int, int] = {}
         self._to_ask: dict[int, StorePeer] = {}  # in the order in which they became due
         self._asking: asyncio.Task[None] | None = None
@@ -434,7 +436,7 @@ class StoreNode:
 
     def _check_leaderless(self) -> None:
         """A peer that was removed while it was away is told by nobody: it has to ask (RS-13)."""
-        leaderless = [peer for peer in self.store.hosted() if peer.leader is None]
+        leaderless = self.store.leaderless()
         self._leaderless = {peer.region_id: self._leaderless.get(peer.region_id, 0) + 1 for peer in leaderless}
         for peer in leaderless:
             if self._leaderless[peer.region_id] % LEADERLESS_TICKS_MAX == 0:
@@ -504,11 +506,9 @@ class StoreNode:
             store.tso_hint = max(store.tso_hint, timestamp - CLOCK_LAG_TS)
         self.operations.reported(len(outcomes))
         self.operations.run(operations)
-        for peer in leaders:
-            if peer.is_leader and peer.leader is not None:
-                await control.region_heartbeat(
-                    peer.region, peer.leader, term=peer.term, applied_index=peer.applied.index
-                )
+        for reports in self._leader_reports.due(leaders):
+            await control.region_heartbeat(reports)
+            self._leader_reports.told(reports)
 
     def _transfer_leader(self, region_id: int, peer_id: int) -> None:
         self.store.transfer_leader(region_id, peer_id)

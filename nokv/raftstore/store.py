@@ -122,6 +122,9 @@ class RegionStore:
         self._tombstones: dict[int, Region] = {}
         self._clearing: list[Region] = []
         self._uninitialised: dict[int, int] = {}  # region id -> ticks left
+        self._led: dict[int, StorePeer] = {}
+        self._leaderless: dict[int, StorePeer] = {}
+        self._waited_for: dict[StorePeer, None] = {}  # peers with something that has a deadline
         self._dirty: list[StorePeer] = []
         self._scheduled = False
         self._reader: MvccReader | None = None
@@ -208,6 +211,7 @@ class RegionStore:
         peer = StorePeer(self, region_id, peer_id, RawNode(config, log, self._randrange), log, region, applied)
         log.snapshot_source = lambda: self.snapshots.source(peer)
         self.router.add(peer)
+        self._follow_leadership(peer)
         self.host.add_group(region_id, peer.raw, peer)
         if region is not None and [p.peer_id for p in region.peers] == [peer_id]:
             self.host.campaign(region_id)  # nobody else could: do not wait for the election timeout
@@ -275,6 +279,7 @@ class RegionStore:
         dirty, self._dirty = self._dirty, []
         for peer in dict.fromkeys(dirty):
             if not peer.removed:
+                self._waited_for[peer] = None
                 peer.flush()
 
     def reader(self) -> MvccReader:
@@ -355,9 +360,22 @@ class RegionStore:
             for conf_version, data in self.meta.events(peer.region_id):
                 # Applied, and never seen published: the leader of that time may have died in between.
                 self.publish_applied(peer, self.decode_event(data), conf_version, "")
+        self._follow_leadership(peer)
         self.on_leadership(peer)
 
+    def _follow_leadership(self, peer: StorePeer) -> None:
+        """Whatever decides `hosted`, `is_leader` or `leader` has changed: nobody walks all peers to find out."""
+        for found, known in (
+            (peer.hosted and peer.is_leader, self._led),
+            (peer.hosted and peer.leader is None, self._leaderless),
+        ):
+            if found:
+                known[peer.region_id] = peer
+            else:
+                known.pop(peer.region_id, None)
+
     def region_changed(self, peer: StorePeer) -> None:
+        self._follow_leadership(peer)
         self._uninitialised.pop(peer.region_id, None)
         self._tombstones.pop(peer.region_id, None)
         self._clearing = [region for region in self._clearing if not region.overlaps(peer.region)]
@@ -407,6 +425,7 @@ class RegionStore:
         self.host.remove_group(peer.region_id)
         peer.log.remove()
         self.router.remove(peer.region_id)
+        self._follow_leadership(peer)
         self._tombstones[peer.region_id] = tombstone
         self._clearing.append(tombstone)
 
@@ -461,6 +480,7 @@ class RegionStore:
             peer = self._leading(region_id)
             deadline_ns = self.clock.monotonic_ns() + timeout_ms * 1_000_000
             peer.propose_change(change, deadline_ns, done)
+            self._waited_for[peer] = None
         except NoKVError as error:
             self.diagnostics.transition(change.transition_id, outcome=TopologyOutcome.REJECTED, detail=str(error))
             raise
@@ -482,11 +502,13 @@ class RegionStore:
 
     # -- housekeeping -------------------------------------------------------------------------------------------------
     def tick(self) -> None:
-        """Called about as often as Raft ticks."""
+        """Called about as often as Raft ticks. Costs nothing for a region that nobody waits for."""
         now = self.clock.monotonic_ns()
-        for peer in self.router:
+        for peer in list(self._waited_for):
             if peer.outstanding or peer.pending_change is not None:
                 peer.expire(now)
+            else:
+                del self._waited_for[peer]
         for region_id, left in list(self._uninitialised.items()):
             self._uninitialised[region_id] = left - 1
             if left <= 1:
@@ -547,7 +569,11 @@ class RegionStore:
 
     # -- views --------------------------------------------------------------------------------------------------------
     def leaders(self) -> list[StorePeer]:
-        return [peer for peer in self.router if peer.hosted and peer.is_leader]
+        return list(self._led.values())
+
+    def leaderless(self) -> list[StorePeer]:
+        """Hosted peers that know no leader."""
+        return list(self._leaderless.values())
 
     def hosted(self) -> list[StorePeer]:
         return [peer for peer in self.router if peer.hosted]

@@ -36,6 +36,7 @@ from nokv.metaroot.events import (
     addition_id,
     split_id,
 )
+from nokv.raftstore.control import LeaderReport
 from nokv.region import Peer, Region, RegionEpoch, Store
 from nokv.testing.clock import FakeClock
 from tests.unit.metaroot.harness import Roots, eventually, free_addresses, healthy_services
@@ -113,8 +114,8 @@ async def test_every_call_over_the_wire(tmp_path: Path) -> None:  # CO-01
         assert route.leader is None  # nobody has told yet: no invention
         assert route.stores == (Store(2, "127.0.0.1:20002"),)
         assert view.root_lag == 0
-        await client.region_heartbeat(RIGHT, P2, term=3, applied_index=9)
-        await client.region_heartbeat(RIGHT, P1, term=2, applied_index=9)  # an older term changes nothing
+        await client.region_heartbeat([LeaderReport(RIGHT, P2, 3, 9)])
+        await client.region_heartbeat([LeaderReport(RIGHT, P1, 2, 9)])  # an older term changes nothing
         assert (await client.region_by_id(2))[0].leader == P2
         assert [r.region.region_id for r in (await client.scan_regions())[0]] == [1, 2]
         assert [r.region.region_id for r in (await client.scan_regions(b"n"))[0]] == [2]
@@ -209,7 +210,7 @@ async def test_transitions_have_their_phases_everywhere(  # MR-10, CO-12
             (name, "add-peer", "planned", "truth"),
             (split, "split", "planned", "truth"),
         ]
-        await client.region_heartbeat(grown, P1, term=3, applied_index=9)  # its log has it; the event is under way
+        await client.region_heartbeat([LeaderReport(grown, P1, 3, 9)])  # its log has it; the event is under way
         found, view = await client.transitions(1, freshness=Freshness.STRONG)
         assert [(c.phase.value, s) for c, s in found] == [("admitted", "view")]
         assert found[0][0].target == grown

@@ -76,6 +76,7 @@ class SimStore:
     def _tick(self, host: MultiRaftHost) -> None:
         if self.alive and self.host is host:
             self.store.tick()
+            self.check_lists()
             self.sim.loop.call_later(TICK_S, self._tick, host)
 
     def _background(self, work: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
@@ -110,6 +111,13 @@ class SimStore:
     def restart(self) -> None:
         self.crash()
         self.start()
+
+    def check_lists(self) -> None:
+        """What the store keeps up to date is what a walk over all peers would find."""
+        peers = [peer for peer in self.store.router if peer.hosted]
+        ids = [sorted(peer.region_id for peer in found) for found in (self.store.leaders(), self.store.leaderless())]
+        assert ids[0] == sorted(peer.region_id for peer in peers if peer.is_leader)
+        assert ids[1] == sorted(peer.region_id for peer in peers if peer.leader is None)
 
     def peer(self, region_id: int = 1) -> StorePeer:
         return self.store.router.hosted(region_id)

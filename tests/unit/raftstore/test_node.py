@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from nokv.metaroot.events import PeerAdded, PeerAdditionPlanned, PeerRemoved, Re
 from nokv.metaroot.state import RootState
 from nokv.pb import admin_pb2, admin_pb2_grpc, kv_pb2, kv_pb2_grpc, meta_pb2, raft_pb2, raft_pb2_grpc
 from nokv.raftstore import bootstrap
-from nokv.raftstore.control import ControlPort, StoreOperation, StoreReport
+from nokv.raftstore.control import ControlPort, LeaderReport, StoreOperation, StoreReport
 from nokv.raftstore.node import StoreConfig, StoreNode
 from nokv.raftstore.snapshot import decode_manifest
 from nokv.region import Peer, Region, Store
@@ -68,9 +68,9 @@ class MemoryControl:
         mine, self.operations = self.operations, []
         return self.timestamp, mine
 
-    async def region_heartbeat(self, region: Region, leader: Peer, *, term: int, applied_index: int) -> None:
+    async def region_heartbeat(self, reports: Sequence[LeaderReport]) -> None:
         self._check()
-        self.leaders[region.region_id] = leader
+        self.leaders.update({report.region.region_id: report.leader for report in reports})
 
     async def publish(self, event: RootEvent) -> None:
         self._check()

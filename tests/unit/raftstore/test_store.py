@@ -19,6 +19,8 @@ from nokv.errors import (
     UsageError,
 )
 from nokv.raftstore.membership import ChangeKind
+from nokv.raftstore.peer import StorePeer
+from nokv.raftstore.router import Router
 from nokv.region import Peer, RegionEpoch
 from tests.unit.raftstore.sim import Sim
 
@@ -207,6 +209,18 @@ def test_deadlines(sim: Sim) -> None:
     assert type(write[0][0]).__name__ == "Indeterminate"
     assert type(read[0][0]).__name__ == "DeadlineExceeded"
     assert old.peer().outstanding == 0
+
+
+def test_a_tick_costs_nothing_for_regions_that_nobody_waits_for(sim: Sim, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = sim.seed(PLAIN)
+    sim.put({b"k": b"v"})
+    sim.loop.run_for(1.0)
+    looked_at: list[int] = []
+    monkeypatch.setattr(StorePeer, "expire", lambda peer, now: looked_at.append(peer.region_id))
+    monkeypatch.setattr(Router, "__iter__", lambda router: pytest.fail("a walk over all peers"))
+    one.store.tick()
+    assert not looked_at and not one.store.leaderless() and len(one.store.leaders()) == 1
+    monkeypatch.undo()
 
 
 def test_membership_is_refused_with_a_reason(sim: Sim) -> None:
