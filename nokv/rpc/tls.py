@@ -159,7 +159,11 @@ def _ask_plain(connection: socket.socket) -> tuple[str, str]:
 def _ask(connection: socket.socket, host: str, tls: Tls) -> tuple[str, str]:
     mine = f"look at {tls.directory / CERTIFICATE_FILE}: expired, or from another CA than the server's?"
     try:
-        with client_context(tls).wrap_socket(connection, server_hostname=host) as secured:
+        context = client_context(tls)
+    except (UsageError, OSError):
+        return "", ""  # our own files are being replaced: nothing to say about the other side
+    try:
+        with context.wrap_socket(connection, server_hostname=host) as secured:
             return ("", "") if secured.recv(1) else ("it does not accept our certificate", mine)
     except ssl.SSLCertVerificationError as error:
         text = error.verify_message

@@ -15,10 +15,11 @@ import grpc
 import pytest
 
 from nokv.client.transport import Coordinators
-from nokv.errors import NotFound, NotTrusted, PreconditionFailed, Unavailable, UsageError
+from nokv.errors import Indeterminate, NotFound, NotTrusted, PreconditionFailed, Unavailable, UsageError
 from nokv.metaroot.client import RootClient, dial_with
 from nokv.metaroot.events import StoreJoined
 from nokv.metaroot.server import RootConfig, RootServer, ServerPorts
+from nokv.pb import root_pb2, root_pb2_grpc
 from nokv.region import Store
 from nokv.rpc.certificates import init_ca, issue
 from nokv.rpc.tls import Tls, load_tls, refusal
@@ -154,6 +155,11 @@ async def test_a_renewed_certificate_is_used_without_a_restart(tmp_path: Path) -
         assert await ask(address, client) == "client"
         (tmp_path / "ca/node/tls.crt").write_bytes(b"half a")  # being replaced: what works goes on
         assert await ask(address, client) == "client"
+        for damaged in ("tls.crt", "ca.crt"):  # nor is a failed call blamed on files that are being replaced
+            (tmp_path / "ca/client" / damaged).write_bytes(b"half a")
+            assert await asyncio.to_thread(refusal, address, client, "failed to connect") is None
+        (tmp_path / "ca/client/ca.crt").unlink()
+        assert await asyncio.to_thread(refusal, address, client, "failed to connect") is None
 
 
 # -- clients of several servers ----------------------------------------------------------------------------------------
@@ -216,6 +222,41 @@ async def test_one_server_that_is_not_trusted_costs_nothing_and_all_of_them_fail
         with pytest.raises(NotTrusted):
             await coordinators.route(b"k", 20.0)
         await coordinators.close()
+
+
+class TakesAndDies(root_pb2_grpc.RootServicer):
+    """A meta-root that receives an append and says nothing about it."""
+
+    def __init__(self) -> None:
+        self.took = asyncio.Event()
+
+    async def Append(self, request: root_pb2.RootAppendRequest, context: Any) -> root_pb2.RootAppendResponse:
+        self.took.set()
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "killed")
+        raise AssertionError
+
+
+async def test_a_write_that_may_have_happened_is_indeterminate_even_if_nobody_is_trusted_afterwards(
+    identities: Path, tmp_path: Path
+) -> None:
+    """Nobody is, at the end; but `NotTrusted` would promise that nothing was done."""
+    tls = Tls(identities / "ca/client")
+    servicer = TakesAndDies()
+    server = grpc.aio.server(options=server_options(MESSAGE_BYTES_MAX))
+    root_pb2_grpc.add_RootServicer_to_server(servicer, server)
+    address = bind(server, "127.0.0.1:0", Tls(identities / "ca/node"))
+    await server.start()
+    async with root_server(tmp_path / "plain", "127.0.0.1:0", None) as plain:
+        client = RootClient([address, plain], timeout_s=4.0, dial=dial_with(tls))
+        append = asyncio.create_task(client.append([StoreJoined(Store(1, "127.0.0.1:1"))]))
+        await servicer.took.wait()
+        await server.stop(0)
+        async with root_server(tmp_path / "stranger", address, Tls(identities / "ca/old")):
+            with pytest.raises(Indeterminate):
+                await append
+            with pytest.raises(NotTrusted):  # one that surely was not sent
+                await client.append([StoreJoined(Store(2, "127.0.0.1:2"))])
+        await client.close()
 
 
 # -- the directory -----------------------------------------------------------------------------------------------------
