@@ -60,6 +60,9 @@ def message_json(message: Any) -> dict[str, Any]:
     """A protobuf message as plain values: only set fields, bytes and enums readable."""
     answer: dict[str, Any] = {}
     for field, value in message.ListFields():
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            answer[field.name] = dict(value)  # of numbers: the only maps there are
+            continue
         repeated = field.is_repeated
         values = value if repeated else [value]
         if field.message_type is not None:

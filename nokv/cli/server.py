@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import click
 
+from nokv.cli.main import LazyGroup
 from nokv.cli.metrics import MetricsServer
 from nokv.cli.target import coordinators_of
 from nokv.errors import InvariantError, UsageError
@@ -240,7 +241,12 @@ async def _meta_root(
     await run_daemon(server, lambda: f"meta-root node={node_id} addr={addr}", options.metrics_addr, waits_for)
 
 
-@click.command("coordinator")
+@click.group(
+    "coordinator",
+    cls=LazyGroup,
+    lazy={"status": ("nokv.cli.coordinator:status", "Each coordinator: the lease, its view, what it did.")},
+    invoke_without_command=True,
+)
 @click.option("--addr", metavar="HOST:PORT", show_default="127.0.0.1:2379", help="Listen here.")
 @click.option("--coordinator-id", default="coordinator-1", show_default=True, help="Its name in the lease.")
 @click.option("--root-peer", "root_peers", multiple=True, metavar="ID=HOST:PORT", help="A meta-root peer (repeatable).")
@@ -272,6 +278,8 @@ def coordinator(
 
     With --workdir and no --root-peer, one process is both, for development.
     """
+    if click.get_current_context().invoked_subcommand is not None:
+        return
     roots = parse_peers(root_peers, "--root-peer")
     if topology is not None:
         addr = addr or topology.coordinator.addr

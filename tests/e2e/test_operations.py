@@ -97,6 +97,7 @@ def test_verbs_work_over_tls_and_are_refused_without(directory: Path, cluster: L
         ["migrate", "transfer-leader", "--addr", store, "--peer", "101"],
         ["execution", "--addr", store],
         ["root", "status", "--addr", cluster.get("meta-root-2").address],
+        ["coordinator", "status", "--addr", cluster.get("coordinator-2").address],
     ):
         assert call(*arguments).returncode == 7, arguments
         ok(*arguments, "--tls-dir", str(cluster.client_tls_dir))
