@@ -168,7 +168,10 @@ class MultiRaftHost:
             return
         # After a stall one tick is enough: to catch up would start elections that nobody needs.
         self._timer = self._scheduler.call_later(self._tick_interval_s, self._on_timer)
-        self.tick()
+        try:
+            self.tick()
+        except BaseException as error:
+            self._fail(error)
 
     def tick(self) -> None:
         """One unit of Raft time for every group that is awake."""

@@ -321,6 +321,16 @@ def test_failing_apply_stops_the_host_loudly(monkeypatch: pytest.MonkeyPatch) ->
         victim.host.propose(1, b"z")
 
 
+def test_a_failing_tick_stops_the_host_loudly() -> None:
+    """Not only its group's: those behind it in the round would never tick again."""
+    cluster = Cluster()
+    victim = cluster.elect()
+    victim.host.node(1).core.election_elapsed = None  # type: ignore[assignment]
+    cluster.loop.run_until(lambda: victim.fatal is not None)
+    assert isinstance(victim.fatal, InvariantError) and isinstance(victim.fatal.__cause__, TypeError)
+    cluster.propose(b"y")  # the replicas carry on
+
+
 def test_failed_sync_stops_before_anything_is_promised() -> None:
     cluster = Cluster()
     cluster.propose(b"x")
