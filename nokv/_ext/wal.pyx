@@ -13,7 +13,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyObject_GetBuffer, Py
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from nokv._ext.crc32c cimport crc32c
 
@@ -350,6 +350,9 @@ cdef class SegmentReader:
         with nogil:
             while offset + RECORD_HEADER_SIZE <= size:
                 p = &self.data[offset]
+                if offset + 128 <= size and _get64(p) == 0 and memcmp(p, p + 8, 120) == 0:
+                    offset += 128               # zeros, as most of a log is: no record begins in them
+                    continue
                 if (_get64(p) | _get64(p + 8)) != 0 and self._at(offset, &length, &record_type) == 1:
                     count += 1
                     if record_type == RECORD_SYNCED and length == 16:
