@@ -4,7 +4,7 @@ from nokv._ext.batch cimport WriteBatch
 from nokv._ext.cursor cimport Cursor, Slice
 from nokv._ext.memtable cimport MemTable
 from nokv._ext.version cimport Version
-from nokv._ext.wal cimport WalCore
+from nokv._ext.wal cimport LiveSegmentReader, WalCore
 
 cdef class View:
     """What a read looks at: newest first. Immutable; replaced as a whole."""
@@ -36,6 +36,7 @@ cdef class Core:
     cdef object read_in(self, View view, uint8_t family, object key, uint64_t sequence, object default, uint64_t now_ms)
     cdef list read_many(self, uint8_t family, object keys, uint64_t sequence, uint64_t now_ms)
     cdef uint64_t now_ms(self) except? 0
+    cdef uint64_t now_ms_at(self, uint64_t sequence) except? 0
     cdef uint64_t view_time(self) except? 0
     cdef object user_value(self, View view, int kind, const Slice* value)
     cdef int write_one(self, int kind, uint8_t family, object key, object value, object sync) except -1
@@ -53,3 +54,7 @@ cdef class Core:
     cdef bint range_written(self, View view, Slice lower, const Slice* upper, uint64_t after) except *
     cdef object new_scan(self, uint8_t family, uint64_t sequence, uint64_t now_ms, start, end, prefix, bint reverse,
                          limit, bint keys, bint values)
+    cdef object scan_of(self, View view, uint8_t family, uint64_t sequence, uint64_t now_ms, start, end, prefix, bint reverse,
+                        limit, bint keys, bint values)
+    cdef object follow_segment(self, LiveSegmentReader segment, MemTable mem, uint64_t end, uint64_t flushed, uint64_t last,
+                               uint64_t room, str path)

@@ -111,7 +111,15 @@ class Core(_Reads, _Writes):
     def _write_locked(self, batch: WriteBatch, log: bool) -> None: ...
     def _replay_segment(self, segment: SegmentReader, end: int, flushed: int, path: str) -> None: ...
     def _follow_segment(
-        self, segment: LiveSegmentReader, mem: MemTable, end: int, flushed: int, last: int, room: int, path: str
+        self,
+        segment: LiveSegmentReader,
+        mem: MemTable,
+        end: int,
+        flushed: int,
+        last: int,
+        room: int,
+        held: list[int],
+        path: str,
     ) -> tuple[int, int, bool]: ...
     def _publish(self, view: View, sequence: int) -> None: ...
     def _stand_at(self, other: Core) -> None: ...

@@ -136,14 +136,16 @@ cdef void _ask_ahead(View view, uint8_t family, list items, Py_ssize_t first, in
 
 
 cdef inline object _result(Core core, View view, int found, int kind, Slice* value, CachedBlock* pin, object default,
-                           uint64_t now_ms):
+                           uint64_t sequence, uint64_t now_ms):
     """`now_ms` 0: the clock is asked, if it matters."""
     cdef object result = default
     if found < 0:
         view.version.raise_status(found)
     try:
         if found and kind != KIND_PUT:
-            found = live_value(kind, value, core.now_ms() if now_ms == 0 and kind_expires(kind) else now_ms)
+            if now_ms == 0 and kind_expires(kind):
+                now_ms = core.now_ms_at(sequence)
+            found = live_value(kind, value, now_ms)
             if found < 0:
                 raise Corruption("a stored value is malformed", found=kind)
         if found:
@@ -191,6 +193,14 @@ cdef class Core:
 
     cdef uint64_t now_ms(self) except? 0:
         return self._now_ms()
+
+    cdef uint64_t now_ms_at(self, uint64_t sequence) except? 0:
+        """The clock may let writers run: what a reader at `sequence` has found in memory must not be overwritten meanwhile."""
+        self.hold(sequence)
+        try:
+            return self.now_ms()
+        finally:
+            self.let_go(sequence)
 
     cdef uint64_t view_time(self) except? 0:
         """The moment at which a view of now judges expiry; 0 while nothing in here can expire, and nobody asks."""
@@ -280,21 +290,23 @@ cdef class Core:
         self.gets += 1
         try:
             found = _search(view, prefix, size, sequence, &value, &kind, &pin)
-            return _result(self, view, found, kind, &value, pin, default, now_ms)
+            return _result(self, view, found, kind, &value, pin, default, sequence, now_ms)
         finally:
             if prefix != small:
                 free(prefix)
 
     cdef list read_many(self, uint8_t family, object keys, uint64_t sequence, uint64_t now_ms):
         cdef View view = self.view          # first: it belongs to `sequence`, and a reader's refresh may replace both
-        cdef list items = list(keys)        # a copy: whoever runs meanwhile may change the caller's list
-        cdef Py_ssize_t count = len(items), i
-        cdef list results = [None] * count
+        cdef list items, results
+        cdef Py_ssize_t count, i = 0
         cdef Hint[HINTED] hints
         cdef int hinted, j
-        self.hold(sequence)         # reading a block may let writers run: what we see must not be superseded in place
+        # making the keys, or reading a block, may let writers run: what we see must not be superseded in place
+        self.hold(sequence)
         try:
-            i = 0
+            items = list(keys)              # a copy: whoever runs meanwhile may change the caller's list
+            count = len(items)
+            results = [None] * count
             while i < count:
                 hinted = <int>min(HINTED, count - i)
                 _ask_ahead(view, family, items, i, hinted, hints)
@@ -311,6 +323,8 @@ cdef class Core:
 
     def get(self, key, default=None):
         """The value under `key`, or `default`."""
+        if type(key) is not bytes:
+            key = as_bytes(key, "key")      # before the sequence: it may let a writer run
         return self.read(0, key, self.sequence, default, 0)
 
     def get_many(self, keys):
@@ -325,11 +339,13 @@ cdef class Core:
         cdef int kind = 0, found
         cdef CachedBlock* pin = NULL
         cdef View view
+        cdef uint64_t now_ms
         self.check_open()
         prefix = bytes([self._family_number(family)]) + as_bytes(key, "key")
+        now_ms = self.view_time()
         view = self.view
         found = view.version.get(prefix, len(prefix), <uint64_t>SEQUENCE_MAX, &value, &kind, &pin)
-        return _result(self, view, found, kind, &value, pin, None, 0)
+        return _result(self, view, found, kind, &value, pin, None, self.sequence, now_ms)
 
     def _family_number(self, family):
         if family is None:
@@ -550,10 +566,23 @@ cdef class Core:
                 self.sequence = last
 
     def _follow_segment(self, LiveSegmentReader segment not None, MemTable mem not None, uint64_t end, uint64_t flushed,
-                        uint64_t last, uint64_t room, str path):
+                        uint64_t last, uint64_t room, list held not None, str path):
         """A reader beside a writer: insert into `mem`, until it uses `room` bytes, what `segment` holds, but batches that are in
-        tables (sequence <= flushed). Nothing is published, and no version that is visible now gives way. `last`: the newest
-        sequence in `mem`, or 0. Returns (first, last, gap): the sequences inserted, and whether some are missing between."""
+        tables (sequence <= flushed). Nothing is published, and nothing gives way that is visible now, or at one of the sequences
+        `held`. `last`: the newest sequence in `mem`, or 0. Returns (first, last, gap): the sequences inserted, and whether some
+        are missing between."""
+        cdef Py_ssize_t holding = 0
+        try:
+            for sequence in held:
+                self.hold(sequence)
+                holding += 1
+            return self.follow_segment(segment, mem, end, flushed, last, room, path)
+        finally:
+            for sequence in held[:holding]:
+                self.let_go(sequence)
+
+    cdef object follow_segment(self, LiveSegmentReader segment, MemTable mem, uint64_t end, uint64_t flushed, uint64_t last,
+                               uint64_t room, str path):
         cdef const uint8_t* data = NULL
         cdef uint32_t size = 0
         cdef uint64_t offset, begin, stop, first = 0
@@ -739,6 +768,15 @@ cdef class Core:
 
     cdef object new_scan(self, uint8_t family, uint64_t sequence, uint64_t now_ms, start, end, prefix, bint reverse,
                          limit, bint keys, bint values):
+        cdef View view = self.view          # first: it belongs to `sequence`
+        self.hold(sequence)                 # looking at the bounds may let writers run
+        try:
+            return self.scan_of(view, family, sequence, now_ms, start, end, prefix, reverse, limit, keys, values)
+        finally:
+            self.let_go(sequence)
+
+    cdef object scan_of(self, View view, uint8_t family, uint64_t sequence, uint64_t now_ms, start, end, prefix, bint reverse,
+                        limit, bint keys, bint values):
         cdef bytes lower, upper
         self.check_open()
         if not keys and not values:
@@ -761,7 +799,7 @@ cdef class Core:
             upper = head + upper
         elif family < 255:
             upper = bytes((family + 1,))
-        return Scan(self, head + lower, upper, sequence, now_ms, reverse, -1 if limit is None else limit, keys, values)
+        return Scan(self, view, head + lower, upper, sequence, now_ms, reverse, -1 if limit is None else limit, keys, values)
 
     def scan(self, start=None, end=None, *, prefix=None, reverse=False, limit=None, keys=True, values=True):
         """Iterate start <= key < end in key order (backwards with reverse=True), over the view of this moment."""
@@ -894,12 +932,12 @@ cdef class Scan:
     cdef uint8_t* last              # family || key of the last key dealt with
     cdef size_t last_size, last_capacity
 
-    def __cinit__(self, Core core not None, bytes lower not None, bytes upper, uint64_t sequence, uint64_t now_ms,
-                  bint reverse, int64_t limit, bint keys, bint values):
+    def __cinit__(self, Core core not None, View view not None, bytes lower not None, bytes upper, uint64_t sequence,
+                  uint64_t now_ms, bint reverse, int64_t limit, bint keys, bint values):
         self.c = NULL
         self.last = NULL
         self.core = core
-        self.view = core.view
+        self.view = view
         self.lower = lower
         self.upper = upper
         self.sequence = sequence
@@ -1249,6 +1287,8 @@ cdef class Family:
         self.id = number
 
     def get(self, key, default=None):
+        if type(key) is not bytes:
+            key = as_bytes(key, "key")      # before the sequence: it may let a writer run
         return self.core.read(<uint8_t>self.id, key, self.core.sequence, default, 0)
 
     def get_many(self, keys):

@@ -63,6 +63,7 @@ class _Moment(Core):
 
     def __init__(self, db: Reader) -> None:
         self._db = db
+        db._keep(self)  # before it stands there: from then on refreshes spare what it sees
         self._stand_at(db)
 
     def _family_id(self, name: str) -> int:
@@ -77,6 +78,7 @@ class Reader(DB):
 
     def _recover(self) -> None:
         self._moments: weakref.WeakSet[_Moment] = weakref.WeakSet()
+        self._moments_mutex = threading.Lock()
         self._refresh_mutex = threading.Lock()
         self._opened: dict[int, Table] = {}
         self._layers: list[_Layer] = []  # newest first
@@ -103,8 +105,15 @@ class Reader(DB):
     def snapshot(self) -> Snapshot:
         moment = _Moment(self)
         self._check_open()
-        self._moments.add(moment)
         return Snapshot(moment)
+
+    def _keep(self, moment: _Moment) -> None:
+        with self._moments_mutex:
+            self._moments.add(moment)
+
+    def _live_moments(self) -> list[_Moment]:
+        with self._moments_mutex:
+            return list(self._moments)
 
     def _catch_up(self) -> None:
         for attempt in range(ATTEMPTS_MAX):
@@ -154,13 +163,16 @@ class Reader(DB):
 
     def _read_log(self) -> None:
         assert self._follower is not None
+        held = [moment.sequence for moment in self._live_moments()]  # later ones stand where we stand
         for reader, end, path in self._follower.segments():
             while True:
                 if not self._layers or self._layers[0].mem.used_bytes >= LAYER_BYTES:
                     self._layers.insert(0, _Layer(MemTable(self._last + 1)))
                 layer = self._layers[0]
                 known = layer.mem.largest_sequence
-                first, last, gap = self._follow_segment(reader, layer.mem, end, self._flushed, known, LAYER_BYTES, path)
+                first, last, gap = self._follow_segment(
+                    reader, layer.mem, end, self._flushed, known, LAYER_BYTES, held, path
+                )
                 layer.first = layer.first or first
                 layer.gap = layer.gap or gap
                 if last:
@@ -211,7 +223,7 @@ class Reader(DB):
     def stats(self) -> dict[str, Any]:
         found = super().stats()
         follower = self._follower
-        found["entries"]["snapshots"] += sum(len(moment.snapshot_sequences()) for moment in self._moments)
+        found["entries"]["snapshots"] += sum(len(m.snapshot_sequences()) for m in self._live_moments())
         found["reader"] = {
             "refreshes": self._refreshes,
             "restarts": self._restarts,
@@ -230,5 +242,5 @@ class Reader(DB):
         self._end_moments()
 
     def _end_moments(self) -> None:
-        for moment in list(self._moments):
+        for moment in self._live_moments():
             moment.state = self.state

@@ -71,20 +71,24 @@ class ValueFiles:
 
     # -- opening and changing -----------------------------------------------------------------------------------------
     def fold(self, edit: VersionEdit, manifest: str) -> None:
-        """One edit of the manifest, in order."""
+        """One edit of the manifest, in order. `metas` is replaced, not changed: another step may be walking it."""
+        if not (edit.values_added or edit.values_dead or edit.values_removed):
+            return
+        metas = dict(self.metas)
         for meta in edit.values_added:
-            if meta.number in self.metas:
+            if meta.number in metas:
                 raise Corruption(f"the manifest adds value file {meta.number} twice", path=manifest)
-            self.metas[meta.number] = meta
+            metas[meta.number] = meta
         for number, dead in edit.values_dead.items():
-            if number not in self.metas:
+            if number not in metas:
                 raise Corruption(
                     f"the manifest counts garbage of value file {number}, which is not there", path=manifest
                 )
-            self.metas[number] = dataclasses.replace(self.metas[number], dead_bytes=dead)
+            metas[number] = dataclasses.replace(metas[number], dead_bytes=dead)
         for number in edit.values_removed:
-            if self.metas.pop(number, None) is None:
+            if metas.pop(number, None) is None:
                 raise Corruption(f"the manifest removes value file {number}, which is not there", path=manifest)
+        self.metas = metas
 
     def open_all(self) -> dict[int, ValueFile]:
         """Every file that the manifest names; those that are open already stay as they are."""
