@@ -85,8 +85,8 @@ class _Round:
 
 class AsyncClusterClient:
     """`coordinators`: one address or several ("host:port"). `timeout_s`: how long one call may take in all. `tls_dir`:
-    a directory with ca.crt, tls.crt and tls.key; a server that is not trusted, or does not trust us, is NotTrusted at
-    once."""
+    a directory with ca.crt, tls.crt and tls.key. If no coordinator is trusted, or none trusts us, that is NotTrusted at
+    once; a store like that is tried again, as one that moves would be, and the error at the deadline says why."""
 
     def __init__(
         self,

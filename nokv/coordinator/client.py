@@ -245,19 +245,10 @@ class CoordinatorClient:
         request = pb.AssessRootEventRequest(
             events=[event_to_pb(e) for e in events], expected_revision=expected_revision
         )
-        response: pb.AssessRootEventResponse = await self._coordinators.call(
+        response: root_pb2.RootAssessResponse = await self._coordinators.call(
             lambda stub, limit: stub.AssessRootEvent(request, timeout=limit)
         )
-        return assessment_from_pb(
-            root_pb2.RootAssessResponse(
-                verdict=response.verdict,
-                code=response.code,
-                reason=response.reason,
-                hint=response.hint,
-                assessed_at=response.assessed_at,
-                current=response.current if response.HasField("current") else None,
-            )
-        )
+        return assessment_from_pb(response)
 
     async def transitions(
         self, region_id: int = 0, *, phase: str = "", freshness: Freshness = Freshness.BEST_EFFORT

@@ -26,7 +26,7 @@ from nokv.metaroot.wire import (
     token_to_pb,
 )
 from nokv.pb import coordinator_pb2 as pb
-from nokv.pb import coordinator_pb2_grpc
+from nokv.pb import coordinator_pb2_grpc, root_pb2
 
 __all__ = ["CoordinatorService"]
 
@@ -191,7 +191,9 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
             await _abort(context, error)
         return pb.PublishRootEventResponse(token=token_to_pb(published.token), already=published.already)
 
-    async def AssessRootEvent(self, request: pb.AssessRootEventRequest, context: Context) -> pb.AssessRootEventResponse:
+    async def AssessRootEvent(
+        self, request: pb.AssessRootEventRequest, context: Context
+    ) -> root_pb2.RootAssessResponse:
         try:
             if not 0 < len(request.events) <= EVENTS_PER_BATCH_MAX:
                 raise UsageError(f"between 1 and {EVENTS_PER_BATCH_MAX} events, not {len(request.events)}")
@@ -199,15 +201,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
             found = await self._node.assess(events, expected_revision=request.expected_revision)
         except NoKVError as error:
             await _abort(context, error)
-        rooted = assessment_to_pb(found)
-        return pb.AssessRootEventResponse(
-            verdict=rooted.verdict,
-            code=rooted.code,
-            reason=rooted.reason,
-            hint=rooted.hint,
-            assessed_at=rooted.assessed_at,
-            current=rooted.current if rooted.HasField("current") else None,
-        )
+        return assessment_to_pb(found)
 
     async def ListTransitions(self, request: pb.ListTransitionsRequest, context: Context) -> pb.ListTransitionsResponse:
         try:

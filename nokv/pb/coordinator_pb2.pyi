@@ -300,22 +300,6 @@ class AssessRootEventRequest(_message.Message):
     expected_revision: int
     def __init__(self, events: _Optional[_Iterable[_Union[_root_pb2.RootEvent, _Mapping]]] = ..., expected_revision: _Optional[int] = ...) -> None: ...
 
-class AssessRootEventResponse(_message.Message):
-    __slots__ = ("verdict", "code", "reason", "hint", "assessed_at", "current")
-    VERDICT_FIELD_NUMBER: _ClassVar[int]
-    CODE_FIELD_NUMBER: _ClassVar[int]
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    HINT_FIELD_NUMBER: _ClassVar[int]
-    ASSESSED_AT_FIELD_NUMBER: _ClassVar[int]
-    CURRENT_FIELD_NUMBER: _ClassVar[int]
-    verdict: str
-    code: str
-    reason: str
-    hint: str
-    assessed_at: _meta_pb2.RootToken
-    current: _meta_pb2.Region
-    def __init__(self, verdict: _Optional[str] = ..., code: _Optional[str] = ..., reason: _Optional[str] = ..., hint: _Optional[str] = ..., assessed_at: _Optional[_Union[_meta_pb2.RootToken, _Mapping]] = ..., current: _Optional[_Union[_meta_pb2.Region, _Mapping]] = ...) -> None: ...
-
 class Transition(_message.Message):
     __slots__ = ("transition_id", "kind", "region_id", "phase", "revision", "source", "target")
     TRANSITION_ID_FIELD_NUMBER: _ClassVar[int]

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from nokv.pb import coordinator_pb2 as nokv_dot_pb_dot_coordinator__pb2
+from nokv.pb import root_pb2 as nokv_dot_pb_dot_root__pb2
 
 GRPC_GENERATED_VERSION = '1.75.1'
 GRPC_VERSION = grpc.__version__
@@ -104,7 +105,7 @@ class CoordinatorStub(object):
         self.AssessRootEvent = channel.unary_unary(
                 '/nokv.v1.Coordinator/AssessRootEvent',
                 request_serializer=nokv_dot_pb_dot_coordinator__pb2.AssessRootEventRequest.SerializeToString,
-                response_deserializer=nokv_dot_pb_dot_coordinator__pb2.AssessRootEventResponse.FromString,
+                response_deserializer=nokv_dot_pb_dot_root__pb2.RootAssessResponse.FromString,
                 _registered_method=True)
         self.ListTransitions = channel.unary_unary(
                 '/nokv.v1.Coordinator/ListTransitions',
@@ -290,7 +291,7 @@ def add_CoordinatorServicer_to_server(servicer, server):
             'AssessRootEvent': grpc.unary_unary_rpc_method_handler(
                     servicer.AssessRootEvent,
                     request_deserializer=nokv_dot_pb_dot_coordinator__pb2.AssessRootEventRequest.FromString,
-                    response_serializer=nokv_dot_pb_dot_coordinator__pb2.AssessRootEventResponse.SerializeToString,
+                    response_serializer=nokv_dot_pb_dot_root__pb2.RootAssessResponse.SerializeToString,
             ),
             'ListTransitions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTransitions,
@@ -682,7 +683,7 @@ class Coordinator(object):
             target,
             '/nokv.v1.Coordinator/AssessRootEvent',
             nokv_dot_pb_dot_coordinator__pb2.AssessRootEventRequest.SerializeToString,
-            nokv_dot_pb_dot_coordinator__pb2.AssessRootEventResponse.FromString,
+            nokv_dot_pb_dot_root__pb2.RootAssessResponse.FromString,
             options,
             channel_credentials,
             insecure,
