@@ -21,7 +21,7 @@ cdef class Core:
     cdef public int durability          # 0 process, 1 interval, 2 sync
     cdef public bint expiring           # a value that expires was ever written or found here
     cdef public bint dirty              # something was logged since the owner was last told
-    cdef public uint64_t write_buffer_bytes
+    cdef public uint64_t room_bytes     # of the memtable, before the owner is asked for more
     cdef public int family_count        # ids 0 .. family_count - 1 exist
     cdef readonly uint64_t newest_snapshot
     cdef uint64_t* live                 # sequences that are held, rising, one item per holder

@@ -90,7 +90,7 @@ class Core(_Reads, _Writes):
     durability: int
     dirty: bool
     expiring: bool
-    write_buffer_bytes: int
+    room_bytes: int
     family_count: int
     newest_snapshot: int
     puts: int

@@ -383,7 +383,7 @@ cdef class Core:
             if self.state != STATE_OPEN:
                 self.check_open()
             mem = self.view.mem
-            if self.ready and mem.t.used < self.write_buffer_bytes and self.wal.failure is None:
+            if self.ready and mem.t.used < self.room_bytes and self.wal.failure is None:
                 writer = self.wal.active
                 if writer.base == NULL:
                     batch = WriteBatch()
@@ -458,7 +458,7 @@ cdef class Core:
 
     def _has_room(self, uint64_t size, bint log):
         cdef SegmentWriter writer = self.wal.active
-        return self.view.mem.t.used < self.write_buffer_bytes and (not log or (writer is not None and writer.has_room(size)))
+        return self.view.mem.t.used < self.room_bytes and (not log or (writer is not None and writer.has_room(size)))
 
     def write(self, WriteBatch batch not None, *, sync=None, log=True):
         """Apply all operations of the batch, in order, atomically. `log=False`: no WAL record, durable only after a flush."""
@@ -476,7 +476,7 @@ cdef class Core:
             while True:
                 if self.state != STATE_OPEN:
                     self.check_open()
-                if self.ready and self.view.mem.t.used < self.write_buffer_bytes and self.wal.failure is None:
+                if self.ready and self.view.mem.t.used < self.room_bytes and self.wal.failure is None:
                     writer = self.wal.active
                     if writer.base == NULL:
                         self._append_unmapped(batch, logged)

@@ -33,6 +33,7 @@ from nokv._ext.memtable import MemTable
 from nokv.engine.manifest.edit import VersionEdit
 from nokv.engine.mode import MODES, STANDALONE, check_open, read_mode
 from nokv.engine.options import EngineOptions, make_options
+from nokv.engine.pacing import SLICES, pause_s
 from nokv.engine.sst.external import ExportedFile
 from nokv.engine.sst.options import LsmOptions
 from nokv.engine.versions import VerifyReport, VersionSet
@@ -124,7 +125,13 @@ class DB(Core, MutableMapping[bytes, bytes]):
         else:
             self._flush_executor = self._compaction_executor = self._log_executor = executor
         self.durability = DURABILITIES.index(durability)
-        self.write_buffer_bytes = options.write_buffer_bytes
+        self.room_bytes = options.write_buffer_bytes
+        self._paced_ns = 0  # when the slice that is being written was handed out
+        self._flush_rate = 0.0  # bytes a second, smoothed; 0: not known yet
+        self._flush_began_ns = 0
+        self._flush_progress = threading.Event()  # set while no memtable waits
+        self._pauses = 0
+        self._paused_s = 0.0
         self._recover()
         self._syncer = _IntervalSyncer(self, options.sync_interval_ms / 1000) if executor is None else None
         self.state = 0
@@ -194,8 +201,10 @@ class DB(Core, MutableMapping[bytes, bytes]):
         wait."""
         with self._write_lock:
             self._check_writable()
-            if self.view.mem.used_bytes >= self.write_buffer_bytes:
+            if self.view.mem.used_bytes >= self._options.write_buffer_bytes:
                 self._switch_memtable()
+            elif self.view.mem.used_bytes >= self.room_bytes:
+                self._pace()
             if size:
                 try:
                     self._wal.make_room(size)
@@ -230,13 +239,47 @@ class DB(Core, MutableMapping[bytes, bytes]):
         with self._view_lock:
             view = self.view
             self.view = View(fresh, (view.mem, *view.immutables), view.version)
+        self._flush_progress.clear()
+        self._hand_out_room()
         self._submit_flush()
+
+    def _pace(self) -> None:
+        """The caller holds `_write_lock` and has used up its slice of the memtable."""
+        now = self._clock.monotonic_ns()
+        view = self.view
+        waiting = sum(m.used_bytes for m in view.immutables)
+        if waiting and self._flush_rate and not self._flush_progress.is_set():
+            pause = pause_s(
+                capacity=self._options.write_buffer_bytes,
+                used=view.mem.used_bytes,
+                slice_s=(now - self._paced_ns) / 1e9,
+                flush_left_s=1.3 * waiting / self._flush_rate - (now - self._flush_began_ns) / 1e9,
+                l0_files=len(self._versions.current.levels[0]),
+                l0_trigger=self._lsm_options.l0_files_trigger,
+                l0_slow=self._options.l0_files_slow,
+            )
+            if pause:
+                self._pauses += 1
+                self._paused_s += pause
+                self._flush_progress.wait(pause)  # the end of the flush ends the pause
+        self._hand_out_room()
+
+    def _hand_out_room(self) -> None:
+        capacity = self._options.write_buffer_bytes
+        if self.view.immutables and self._own_executors:
+            self.room_bytes = min(capacity, self.view.mem.used_bytes + max(capacity // SLICES, 1))
+            self._paced_ns = self._clock.monotonic_ns()
+        else:
+            self.room_bytes = capacity
 
     def _backlog_is_full(self) -> bool:
         """Too many memtables wait for their flush, or, with very large values in them, too many bytes."""
         immutables = self.view.immutables
         most = self._options.immutables_max
-        return len(immutables) >= most or sum(m.used_bytes for m in immutables) > 2 * most * self.write_buffer_bytes
+        return (
+            len(immutables) >= most
+            or sum(m.used_bytes for m in immutables) > 2 * most * self._options.write_buffer_bytes
+        )
 
     def _append_unmapped(self, batch: WriteBatch, log: bool) -> None:
         """The log is no memory (a test's files): appends go one at a time."""
@@ -312,6 +355,7 @@ class DB(Core, MutableMapping[bytes, bytes]):
             mem = immutables[-1]
             following = immutables[-2] if len(immutables) > 1 else self.view.mem
             edit = VersionEdit(log_number=following.first_segment, last_sequence=mem.largest_sequence)
+            began = self._flush_began_ns = self._clock.monotonic_ns()
             meta = self._versions.write_level0(
                 self._memtable_cursor(mem),
                 ranges=mem.ranges(),
@@ -325,6 +369,12 @@ class DB(Core, MutableMapping[bytes, bytes]):
             with self._view_lock:
                 view = self.view
                 self.view = View(view.mem, view.immutables[:-1], self._versions.current)
+            if not self.view.immutables:
+                self.room_bytes = self._options.write_buffer_bytes
+                self._flush_progress.set()
+            if mem.used_bytes > self._options.write_buffer_bytes // 2:  # a small one says little
+                rate = mem.used_bytes * 1e9 / max(self._clock.monotonic_ns() - began, 1)
+                self._flush_rate = (self._flush_rate + rate) / 2 if self._flush_rate else rate
             self._flushes += 1
             self._flushed_bytes += mem.used_bytes
             self._flush_error = None
@@ -664,6 +714,8 @@ class DB(Core, MutableMapping[bytes, bytes]):
                 "batches": self.batches,
                 "bytes": self.written_bytes,
                 "waits": self._write_waits,
+                "pauses": self._pauses,
+                "paused_ms": int(self._paused_s * 1000),
                 "read_only": bool(self._poisoned or self._wal.failure),
             },
             "read": {"gets": self.gets, "scans": self.scans},
