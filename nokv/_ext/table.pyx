@@ -52,6 +52,7 @@ from nokv._ext.cursor cimport (
     compare_bytes,
     compare_internal,
     entry_is_sound,
+    kind_is_reference,
     put_trailer,
     read_trailer,
 )
@@ -1054,6 +1055,7 @@ cdef class Table:
         cdef const uint8_t* footer = self.t.base + footer_offset
         cdef uint64_t entries = 0
         cdef int status
+        cdef bint references = bool(self.properties["value_files"])
         if crc32c(0, footer, 52) != get_fixed32(footer + 52):
             raise self._damaged(footer_offset, "the checksum of the footer does not match")
         self._meta_block(get_fixed64(footer + 32), get_fixed64(footer + 40), footer_offset, "index")
@@ -1063,7 +1065,7 @@ cdef class Table:
             self._meta_block(get_fixed64(footer) - BLOCK_TRAILER_SIZE - <uint64_t>self.properties["range_block_bytes"],
                              self.properties["range_block_bytes"], get_fixed64(footer), "range")
         with nogil:
-            status = verify_blocks(&self.t, &entries)
+            status = verify_blocks(&self.t, references, &entries)
         self.raise_status(status)
         if entries != self.properties["entries"]:
             raise self._damaged(0, "the number of entries is wrong", self.properties["entries"], entries)
@@ -1075,7 +1077,7 @@ cdef inline bint misses(TableData* t, int order) noexcept nogil:
     return order != 0 if t.ranges == NULL else order < 0
 
 
-cdef int verify_blocks(TableData* t, uint64_t* entries) noexcept nogil:
+cdef int verify_blocks(TableData* t, bint references, uint64_t* entries) noexcept nogil:
     cdef Cursor* c
     cdef TableCursor* tc
     cdef Slice last
@@ -1103,6 +1105,9 @@ cdef int verify_blocks(TableData* t, uint64_t* entries) noexcept nogil:
             break
         if not entry_is_sound(<int>(read_trailer(c.key.data + c.key.size - TRAILER_SIZE) & 255), c.value.size):
             bad_entry(tc, "an entry has an unknown kind, or a value that is none of its kind")
+            break
+        if not references and kind_is_reference(<int>(read_trailer(c.key.data + c.key.size - TRAILER_SIZE) & 255)):
+            bad_entry(tc, "an entry refers to a value file, and the properties name none")
             break
         if not t.has_global_sequence and compare_internal(c.key, t.index[tc.block].key) > 0:
             bad_entry(tc, "a key lies above its block's key in the index")

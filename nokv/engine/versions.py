@@ -452,6 +452,7 @@ class VersionSet:
             self.options,
             families=self.families,
             created_ms=self._now_ms(),
+            expired_ms=self._now_ms(),  # who reads the copy is later: absent there in any case, and must hide nothing
             tombstones=tombstones,
         )
 

@@ -85,6 +85,7 @@ def export(
     *,
     families: Mapping[str, int],
     created_ms: int,
+    expired_ms: int = 0,
     tombstones: bool = False,
 ) -> list[ExportedFile]:
     """See VersionSet.export. Files and their names are synced when it returns; if it raises, no file is left."""
@@ -109,7 +110,9 @@ def export(
     try:
         for first, last in bounds:
             source.seek(first + LOWEST_TRAILER)
-            versions = VersionFilter([sequence], export=True, tombstones=tombstones, ranges=ranges_below)
+            versions = VersionFilter(
+                [sequence], export=True, tombstones=tombstones, ranges=ranges_below, now_ms=expired_ms
+            )
             more = source.valid
             while more:
                 number = len(made) + 1
@@ -174,6 +177,10 @@ def check_group(files: Files, paths: Sequence[str], cache: BlockCache) -> list[t
         p = table.properties
         if not p["external"] or p["min_sequence"] or p["max_sequence"]:
             raise UsageError(f"{path}: not an external table", hint="make it with export_sst")
+        if p["value_files"]:
+            raise UsageError(
+                f"{path}: its values lie in files that do not travel with it", hint="make it with export_sst"
+            )
         p["size"], p["crc32c"] = files.size(path), crc32c(files.map_file(path))
         tables.append((path, table))
     tables.sort(key=lambda item: item[1].properties["smallest"])

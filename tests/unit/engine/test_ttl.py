@@ -235,6 +235,19 @@ def test_largest_value_may_expire(store: Store) -> None:
         store.db.put(b"k", bytes(1 << 30), ttl=5)
 
 
+def test_what_has_expired_does_not_travel(store: Store) -> None:
+    """The reader of the source did not see it, so the copy hides nothing in the target."""
+    store.db.put(b"k", b"old", ttl=10)
+    store.db.put(b"other", b"x")
+    store.db.flush()
+    store.clock.advance_ms(10)
+    exported = store.db.export_sst("out", [("plain", None, None)])
+    with nokv.open("target", files=store.files, clock=store.clock, executor=StepExecutor()) as target:
+        target.put(b"k", b"mine")
+        target.ingest([[f"out/{table.name}" for table in exported]])
+        assert dict(target) == {b"k": b"mine", b"other": b"x"}
+
+
 def test_expiry_travels_with_exported_tables(store: Store, tmp_path: Path) -> None:
     db = store.db
     db.put(b"a", b"1", ttl=100)

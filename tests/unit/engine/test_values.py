@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import struct
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nokv
+from nokv._ext.blockcache import BlockCache
 from nokv._ext.crc32c import crc32c
+from nokv._ext.tablebuilder import TableBuilder
 from nokv._ext.valuefile import ValueFile, ValueSink
+from nokv.engine.sst.external import check_group
 from nokv.engine.values import value_name
 from nokv.testing.clock import FakeClock
 from nokv.testing.executor import StepExecutor
@@ -293,6 +297,36 @@ def test_repair_leaves_healthy_value_files_alone_and_destroy_removes_them(path: 
     assert nokv.check(path).healthy and not nokv.repair(path).changed
     nokv.destroy(path)
     assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_an_external_table_refers_to_no_value_file(stated: bool) -> None:
+    """It would be another directory's file."""
+    files = CrashFiles()
+    with nokv.open("db", files=files, executor=StepExecutor(), **SMALL) as db:
+        db.put(b"k", b"v" * 200)
+        db.flush()
+        cursor = db._versions.current.cursor()
+        cursor.seek_first()
+        prefix, _, kind, reference = cursor.entry
+        builder = TableBuilder(file := files.create("t.sst"), external=True)
+        builder.add(prefix, reference, 0, kind)
+        builder.finish()
+        file.sync()
+        file.close()
+        if not stated:
+            data = bytearray(files.read_file("t.sst"))
+            footer = len(data) - 64
+            at, size = struct.unpack_from("<QQ", data, footer + 16)
+            place = data.index(b"\x14", at)  # the tag of `value_files`: readers pass over one that they do not know
+            assert data[place + 1] == 3
+            data[place] = 0x7F
+            struct.pack_into("<I", data, at + size + 5, crc32c(bytes(data[at : at + size + 5])))
+            changed = files.create("u.sst")
+            changed.write(bytes(data))
+            changed.close()
+        with pytest.raises((nokv.UsageError, nokv.Corruption), match=r"value file|files that do not travel"):
+            check_group(files, ["t.sst" if stated else "u.sst"], BlockCache(0))
 
 
 # -- the parser -------------------------------------------------------------------------------------------------------
