@@ -12,16 +12,15 @@ import asyncio
 import random
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
-
-import grpc
 
 from nokv.coordinator.node import Freshness
 from nokv.coordinator.view import Route
 from nokv.coordinator.wire import route_from_pb, transition_from_pb
 from nokv.errors import NoKVError, NotFound, Unavailable
 from nokv.metaroot.changes import Transition
-from nokv.metaroot.client import Dial, Redirector, dial_plain, error_from_rpc
+from nokv.metaroot.client import Dial, Redirector, dial_plain
 from nokv.metaroot.events import NO_TOKEN, RootEvent, RootToken
 from nokv.metaroot.wire import (
     Assessment,
@@ -275,17 +274,8 @@ class CoordinatorClient:
         request = pb.GetRegionByKeyRequest(
             key=key, freshness=_FRESHNESS[freshness], at_least=token_to_pb(at_least), max_lag=max_lag
         )
-        if address is not None:
-            try:
-                response = await self._coordinators.stub(address).GetRegionByKey(
-                    request, timeout=timeout_s or self._timeout_s
-                )
-            except grpc.aio.AioRpcError as error:
-                raise error_from_rpc(error) from error
-        else:
-            response = await self._coordinators.call(
-                lambda stub, limit: stub.GetRegionByKey(request, timeout=limit), timeout_s
-            )
+        ask = self._coordinators.call if address is None else partial(self._coordinators.at, address)
+        response = await ask(lambda stub, limit: stub.GetRegionByKey(request, timeout=limit), timeout_s)
         return route_from_pb(response.route), _view(response.view)
 
     async def region_by_id(
@@ -367,13 +357,8 @@ class CoordinatorClient:
     async def status(self, address: str | None = None, *, timeout_s: float | None = None) -> CoordinatorStatus:
         """Of the coordinator at `address`, or of any."""
         request = pb.CoordinatorStatusRequest()
-        if address is not None:
-            try:
-                response = await self._coordinators.stub(address).Status(request, timeout=timeout_s or self._timeout_s)
-            except grpc.aio.AioRpcError as error:
-                raise error_from_rpc(error) from error
-        else:
-            response = await self._coordinators.call(lambda stub, limit: stub.Status(request, timeout=limit), timeout_s)
+        ask = self._coordinators.call if address is None else partial(self._coordinators.at, address)
+        response = await ask(lambda stub, limit: stub.Status(request, timeout=limit), timeout_s)
         return CoordinatorStatus(
             response.coordinator_id,
             response.lease_holder,
@@ -388,30 +373,23 @@ class CoordinatorClient:
         )
 
     # -- inside -------------------------------------------------------------------------------------------------------
-    async def _everywhere(self, method: str, request: object) -> list[pb.StoreHeartbeatResponse]:
+    async def _everywhere(self, method: str, request: object) -> list[Any]:
         """To every coordinator at once; the answers of those that answered. Unavailable (or the refusal) if none
         did."""
-        limit = min(1.0, self._timeout_s)
-        calls = [
-            getattr(self._coordinators.stub(address), method)(request, timeout=limit)
-            for address in self._coordinators.addresses
-        ]
-        answers: list[pb.StoreHeartbeatResponse] = []
-        refusal: NoKVError | None = None
-        for outcome in await asyncio.gather(*(_outcome(call) for call in calls)):
-            if isinstance(outcome, NoKVError):
-                if refusal is None or isinstance(refusal, Unavailable):
-                    refusal = outcome
-            else:
-                answers.append(outcome)
+        limit_s = min(1.0, self._timeout_s)
+
+        def send(stub: Any, limit: float) -> Awaitable[Any]:
+            call: Awaitable[Any] = getattr(stub, method)(request, timeout=limit)
+            return call
+
+        async def outcome(address: str) -> Any:
+            try:
+                return await self._coordinators.at(address, send, limit_s)
+            except NoKVError as error:
+                return error
+
+        outcomes = await asyncio.gather(*map(outcome, self._coordinators.addresses))
+        answers = [found for found in outcomes if not isinstance(found, NoKVError)]
         if not answers:
-            assert refusal is not None
-            raise refusal
+            raise next((found for found in outcomes if not isinstance(found, Unavailable)), outcomes[0])
         return answers
-
-
-async def _outcome(call: Awaitable[pb.StoreHeartbeatResponse]) -> pb.StoreHeartbeatResponse | NoKVError:
-    try:
-        return await call
-    except grpc.aio.AioRpcError as error:
-        return error_from_rpc(error)

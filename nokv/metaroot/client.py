@@ -14,6 +14,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -252,6 +253,14 @@ class Redirector(Generic[S]):
             raise DeadlineExceeded(text)
         raise Indeterminate(text) if unknown else Unavailable(text)
 
+    async def at(self, address: str, send: Callable[[S, float], Awaitable[T]], timeout_s: float | None = None) -> T:
+        """`send(stub, seconds)` to that address and no other, once."""
+        try:
+            return await send(self.stub(address), self._timeout_s if timeout_s is None else timeout_s)
+        except grpc.aio.AioRpcError as error:
+            self._channels.failed(address)
+            raise error_from_rpc(error) from error
+
     async def close(self) -> None:
         self._closed = True
         await self._channels.close()
@@ -334,13 +343,8 @@ class RootClient:
     async def status(self, address: str | None = None, *, timeout_s: float | None = None) -> RootStatus:
         """Of the meta-root at `address`, or of any."""
         request = root_pb2.RootStatusRequest()
-        if address is not None:
-            try:
-                response = await self._roots.stub(address).Status(request, timeout=timeout_s or self._timeout_s)
-            except grpc.aio.AioRpcError as error:
-                raise error_from_rpc(error) from error
-        else:
-            response = await self._roots.call(lambda stub, limit: stub.Status(request, timeout=limit), timeout_s)
+        ask = self._roots.call if address is None else partial(self._roots.at, address)
+        response = await ask(lambda stub, limit: stub.Status(request, timeout=limit), timeout_s)
         return RootStatus(
             response.node_id,
             response.leader_id,

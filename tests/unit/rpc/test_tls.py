@@ -15,11 +15,14 @@ import grpc
 import pytest
 
 from nokv.client.transport import Coordinators
+from nokv.coordinator.client import CoordinatorClient
+from nokv.coordinator.server import CoordinatorConfig, CoordinatorServer
 from nokv.errors import Indeterminate, NotFound, NotTrusted, PreconditionFailed, Unavailable, UsageError
 from nokv.metaroot.client import RootClient, dial_with
 from nokv.metaroot.events import StoreJoined
 from nokv.metaroot.server import RootConfig, RootServer, ServerPorts
 from nokv.pb import root_pb2, root_pb2_grpc
+from nokv.raftstore.control import StoreReport
 from nokv.region import Store
 from nokv.rpc.certificates import init_ca, issue
 from nokv.rpc.tls import Tls, load_tls, refusal
@@ -194,6 +197,41 @@ async def test_a_client_outlives_a_change_of_every_certificate(tmp_path: Path) -
     renew(ca)
     async with root_server(tmp_path / "root", address, Tls(ca / "node")):
         assert (await client.status()).node_id == 1
+    await client.close()
+
+
+@asynccontextmanager
+async def coordinator_server(workdir: Path, address: str, tls: Tls) -> AsyncIterator[str]:
+    server = CoordinatorServer(CoordinatorConfig("c1", address, workdir=str(workdir)), ports=ServerPorts.over(tls))
+    await server.start()
+    try:
+        yield server.address
+    finally:
+        await server.stop()
+
+
+async def test_heartbeats_outlive_a_change_of_every_certificate(tmp_path: Path) -> None:
+    """A store calls for nothing else for days: its heartbeats themselves have to dial anew."""
+    ca = tmp_path / "ca"
+    renew(ca)
+    tls = Tls(ca / "client")
+
+    async def beats(client: CoordinatorClient, address: str) -> None:
+        async with asyncio.timeout(20.0):
+            while True:
+                try:
+                    await client.store_heartbeat(StoreReport(Store(1, "127.0.0.1:1")))
+                    await client.status(address)
+                    return
+                except Unavailable:
+                    await asyncio.sleep(0.05)
+
+    async with coordinator_server(tmp_path / "c", "127.0.0.1:0", Tls(ca / "node")) as address:
+        client = CoordinatorClient([address], timeout_s=5.0, dial=dial_with(tls))
+        await beats(client, address)
+    renew(ca)
+    async with coordinator_server(tmp_path / "c", address, Tls(ca / "node")):
+        await beats(client, address)
     await client.close()
 
 
