@@ -580,6 +580,12 @@ cdef Slice slice_of(bytes key):
 
 
 cdef class Ranges:
+    def __cinit__(self):
+        cdef uint8_t* keys = NULL
+        self.list = new_list(0, 0, 0, &keys)        # made from Python it covers nothing
+        if self.list == NULL:
+            raise MemoryError()
+
     def __dealloc__(self):
         ranges_release(self.list)
 
@@ -588,6 +594,7 @@ cdef class Ranges:
         if list == NULL:
             raise MemoryError()
         cdef Ranges made = Ranges.__new__(Ranges)
+        ranges_release(made.list)
         made.list = list
         return made
 

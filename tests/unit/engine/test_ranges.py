@@ -109,3 +109,9 @@ def test_damaged_bytes(items: list[tuple[bytes, bytes, int]], data: st.DataObjec
         return
     for start, end, sequences in ranges.fragments():
         assert start < end and list(sequences) == sorted(set(sequences), reverse=True)
+
+
+def test_an_empty_list_made_by_hand() -> None:
+    nothing = Ranges()
+    assert len(nothing) == 0 and nothing.fragments() == [] and nothing.cover(b"\0k") == 0
+    assert Ranges.merged([nothing, Ranges.of([(b"\0a", b"\0b", 1)])]).fragments() == [(b"\0a", b"\0b", (1,))]
