@@ -187,14 +187,11 @@ def measure(engine: str, folder: str, value_bytes: int, sizes: Sizes) -> Iterato
     path = os.path.join(folder, "killed")
     os.makedirs(path)
     path = os.path.join(path, "db")
-    child = os.fork()
-    if child == 0:
-        put_all(make(path), keys[: sizes.replayed])
-        os._exit(0)  # no close: what a killed process leaves
-    assert os.waitpid(child, 0)[1] == 0
+    command = [sys.executable, "-m", "bench.embedded", "--child", engine, "--value-bytes", str(value_bytes)]
+    subprocess.run([*command, "--until-killed", path, "--puts", str(sizes.replayed)], check=True)
     begin = clock()
     db = make(path)
-    assert db.get(keys[min(sizes.replayed, count) - 1]) is not None
+    assert db.get(b"%016d" % (sizes.replayed - 1)) is not None
     yield f"reopen after a kill, {sizes.replayed // 1000}k puts", (clock() - begin) * 1e3, "ms"
     db.close()
 
@@ -260,7 +257,14 @@ def main() -> int:
     parser.add_argument("--dir", help="where the databases lie meanwhile")
     parser.add_argument("--value-bytes", type=int, help="only this size; default 100 and 1000")
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--until-killed", help=argparse.SUPPRESS)
+    parser.add_argument("--puts", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.until_killed:
+        db, values = ENGINES[args.child](args.until_killed), make_values(args.value_bytes)
+        for i, key in enumerate(keys_in_random_order(args.puts, 3)):
+            db.put(key, values[i & 1023])
+        os._exit(0)  # no close: what a killed process leaves
     if args.child:
         folder = tempfile.mkdtemp(dir=args.dir)
         try:
