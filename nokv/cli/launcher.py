@@ -38,8 +38,8 @@ __all__ = ["LocalCluster", "Place", "ProcessRecord", "free_ports"]
 FORMAT = 1
 PORTS = range(20000, 32000)
 LEASE = ("--lease-ttl", "2.5", "--lease-renew-before", "1.3")
-"""On one machine a killed holder need not be waited for as long as over a network: at most 2.4 s instead of 9.5, so that
-ids and timestamps are back within 3 s. A renewal still has 1.3 s to get through."""
+"""On one machine a killed holder need not be waited for as long as over a network: at most 2.4 s instead of 9.5, so
+that ids and timestamps are back within 3 s. A renewal still has 1.3 s to get through."""
 
 DROPPED = frozenset({"NOKV_COORDINATOR", "NOKV_FAILPOINT", "NOKV_TLS_DIR"})
 """What a user's environment says to commands is not meant for the processes."""
