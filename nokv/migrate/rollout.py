@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from nokv.client.operator.client import AdminClient, RegionStatus
 from nokv.env.files import OsFiles
 from nokv.env.ports import Files
-from nokv.errors import DeadlineExceeded, NoKVError, NotLeader, PreconditionFailed, Unavailable, UsageError
+from nokv.errors import Busy, DeadlineExceeded, NoKVError, NotLeader, PreconditionFailed, Unavailable, UsageError
 from nokv.migrate.checkpoint import Checkpoint, Rollout, load_checkpoint, save_checkpoint
 from nokv.migrate.failpoints import NO_FAILPOINTS, Failpoints
 from nokv.migrate.plan import require_directory
@@ -150,7 +150,7 @@ def with_leader(
     act: Callable[[AdminClient, RegionStatus], None],
     tls: Tls | None = None,
 ) -> RegionStatus:
-    """Run `act` against the leader; if leadership moves meanwhile, find the new one and run it again (acts are
+    """Run `act` against the leader; if leadership moves meanwhile or the leader cannot do it yet, ask again (acts are
     repeatable).
 
     Returns the leader's status seen before the successful `act`.
@@ -163,7 +163,7 @@ def with_leader(
             with client:
                 act(client, found)
             done.append(found)
-        except NotLeader as error:
+        except (NotLeader, Busy) as error:  # Busy: a learner that is still behind, another change in flight
             return str(error)
         return ""
 

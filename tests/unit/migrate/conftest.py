@@ -114,6 +114,9 @@ class FakeStore(admin_pb2_grpc.AdminServicer):
     def PromotePeer(self, request, context):
         self._leads(context)
         self.picture.calls.append(f"promote {request.peer_id}")
+        if "learner-lags-once" in self.picture.faults:
+            self.picture.faults.remove("learner-lags-once")
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"learner {request.peer_id} is 2005 entries behind")
         peers = self.picture.region.peers
         if "promotion-is-lost" in self.picture.faults:
             return admin_pb2.MembershipResponse(region=region_pb(self.picture.region))

@@ -148,6 +148,13 @@ def test_a_learner_that_never_arrives_is_not_promoted(picture: Any) -> None:
     assert len(picture.region.peers) == 3
 
 
+def test_a_learner_that_is_behind_is_waited_for(picture: Any) -> None:
+    """Under load it is, until it has caught up: nothing was done, and the leader may be asked again."""
+    picture.faults.add("learner-lags-once")
+    run_expand(picture)
+    assert picture.calls == ["add 201", "promote 201", "promote 201", "add 301", "promote 301"]
+
+
 @pytest.mark.parametrize(
     ("fault", "side"),
     [("promotion-is-lost", "the leader does not show"), ("target-misses-promotion", "the target does")],
