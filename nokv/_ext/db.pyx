@@ -49,7 +49,7 @@ from nokv._ext.cursor cimport (
 from nokv._ext.memtable cimport MemTable, hash_prefix, prefetch_node, prefetch_slot
 from nokv._ext.merge cimport OwnedCursor, merge_cursors
 from nokv._ext.ranges cimport RangeList, RangeSource, hiding_cursor, ranges_written
-from nokv._ext.table cimport Hint, hint_block, hint_done, hint_entry, hint_place
+from nokv._ext.pointindex cimport Hint, hint_block, hint_done, hint_entry, hint_place
 from nokv._ext.valuefile cimport read_value
 from nokv._ext.version cimport Version
 from nokv._ext.wal cimport RECORD_BATCH, LiveSegmentReader, SegmentReader, SegmentWriter, WalCore

@@ -45,15 +45,15 @@ from nokv._ext.lz4 cimport lz4_compress
 from nokv._ext.merge cimport OwnedCursor
 from nokv._ext.ranges cimport RangeList, Ranges
 from nokv._ext.valuefile cimport Reference, Tallies, ValueSink, read_reference, tally
-from nokv._ext.table cimport (
+from nokv._ext.block cimport (
     BLOCK_TRAILER_SIZE,
     CODEC_LZ4,
     CODEC_NONE,
     CODEC_ZSTD,
     INTERNAL_KEY_SIZE_MAX,
     ZSTD_RAW_SIZE_MAX,
-    filter_hash,
 )
+from nokv._ext.filter cimport filter_hash
 
 import struct
 

@@ -2,10 +2,11 @@
 
 from libc.stdint cimport uint8_t, uint64_t
 
+from nokv._ext.block cimport TableData
 from nokv._ext.blockcache cimport CachedBlock
 from nokv._ext.cursor cimport Cursor, Slice
+from nokv._ext.pointindex cimport Hint
 from nokv._ext.ranges cimport RangeList, RangeSource
-from nokv._ext.table cimport Hint, TableData
 
 cdef struct Level:
     TableData** tables

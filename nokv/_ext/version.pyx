@@ -8,6 +8,7 @@ cimport cython
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
+from nokv._ext.block cimport TableData
 from nokv._ext.blockcache cimport CachedBlock, release_block
 from nokv._ext.cursor cimport (
     CURSOR_CORRUPT,
@@ -19,9 +20,12 @@ from nokv._ext.cursor cimport (
     TRAILER_SIZE,
     compare_bytes,
 )
+from nokv._ext.filter cimport filter_hash
 from nokv._ext.merge cimport OwnedCursor, merge_cursors
+from nokv._ext.pointindex cimport Hint, hint_start, table_get
 from nokv._ext.ranges cimport RangeList, RangeSource, Ranges, ranges_retain
-from nokv._ext.table cimport Hint, Table, TableData, filter_hash, hint_start, table_cursor, table_cursor_reset, table_get
+from nokv._ext.table cimport Table
+from nokv._ext.tablecursor cimport table_cursor, table_cursor_reset
 
 from nokv.errors import Corruption, InvariantError
 
