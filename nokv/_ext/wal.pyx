@@ -299,6 +299,17 @@ cdef class SegmentReader:
         cdef int found = self._at(self.offset, &length, &record_type)
         return "record" if found == 1 else "end" if found == 0 else "bad header" if found == -1 else "bad payload"
 
+    def resync(self):
+        """Move from a record that does not check out to the next place where one does. False, and at the end, if there is none."""
+        cdef uint32_t length = 0
+        cdef int record_type = 0
+        cdef uint64_t size = <uint64_t>self.data.shape[0]
+        with nogil:
+            self.offset = _align(self.offset) + RECORD_ALIGN
+            while self.offset < size and self._at(self.offset, &length, &record_type) != 1:
+                self.offset += RECORD_ALIGN
+        return self.offset < size
+
     def checksums(self):
         """(expected, found) of the bad record at `offset`, for the error message."""
         cdef uint64_t size = <uint64_t>self.data.shape[0]

@@ -15,6 +15,8 @@ from nokv.errors import Corruption, NotFound, UsageError
 from nokv.literal import format_literal
 
 if TYPE_CHECKING:
+    from nokv.engine.wal.log import LogPosition
+    from nokv.engine.wal.recovery import RecoveredLog
     from nokv.env.ports import Buffer, Files
 
 __all__ = ["blob", "manifest", "sst", "wal"]
@@ -30,6 +32,8 @@ RECORD_NAMES = {
     19: "raft-removed",
 }
 KIND_NAMES = {0: "delete", 1: "put", 2: "expiring-put", 3: "range-delete", 4: "reference", 5: "expiring-reference"}
+UNREADABLE = -1
+DETAILS = ("sequence", "operations", "group", "entries", "reason", "expected", "found")
 CHUNK = 256
 KEY_CHARACTERS = 40
 
@@ -87,9 +91,10 @@ def _map(path: str) -> tuple[Files, Buffer]:
 @click.option("--counts", is_flag=True, help="Only how many records and bytes there are, by type and Raft group.")
 @output_option
 def dump(workdir: str | None, directory: str | None, payload: bool, counts: bool, output: str) -> None:
-    """Every record: segment, offset, type, size, and what it is about. Corruption (exit code 6) says where.
+    """Every record: segment, offset, type, size, and what it is about.
 
-    Of a log that somebody is writing: up to its end at this moment.
+    Of a log that somebody is writing: up to its end at this moment. Of a damaged one: what can be read of every segment
+    that is there, and where it cannot be read; then the exit code is 6.
     """
     from nokv.engine.wal.recovery import recover
     from nokv.env.files import OsFiles
@@ -99,16 +104,28 @@ def dump(workdir: str | None, directory: str | None, payload: bool, counts: bool
     log = os.path.join(directory, "wal")
     if not files.exists(log):
         raise NotFound(f"{directory} has no wal directory", hint="check the path")
-    found = records(recover(files, log), files)
+    damage: Corruption | None = None
+    try:
+        found = records(recover(files, log), files)
+    except Corruption as error:
+        damage, found = error, survey(files, log)
     if counts:
         _show_counts(found, output)
-        return
+    else:
+        _show_records(found, output, payload)
+    if damage is not None:
+        raise damage
 
+
+def _show_records(found: Iterator[tuple[LogPosition, int, Any]], output: str, payload: bool) -> None:
     def rows() -> Iterator[dict[str, Any]]:
         for position, kind, data in found:
-            row: dict[str, Any] = {
-                "segment": position.segment,
-                "offset": position.offset,
+            place: dict[str, Any] = {"segment": position.segment, "offset": position.offset}
+            if kind == UNREADABLE:
+                yield {**place, "type": None, **data}
+                continue
+            row = {
+                **place,
                 "type": kind,
                 "name": RECORD_NAMES.get(kind, "unknown"),
                 "size": len(data),
@@ -117,9 +134,10 @@ def dump(workdir: str | None, directory: str | None, payload: bool, counts: bool
             yield {**row, "payload": data} if payload else row
 
     def human(row: dict[str, Any]) -> str:
-        more = " ".join(f"{key}={row[key]}" for key in ("sequence", "operations", "group", "entries") if key in row)
-        line = f"{row['segment']:>10} {row['offset']:>10} {row['name']:<16} {row['size']:>9} {more}".rstrip()
-        return f"{line} {row['payload'].hex()}" if payload else line
+        more = " ".join(f"{key}={row[key]}" for key in DETAILS if key in row)
+        size = "-" if row["size"] is None else row["size"]
+        line = f"{row['segment']:>10} {row['offset']:>10} {row['name']:<16} {size:>9} {more}".rstrip()
+        return f"{line} {row['payload'].hex()}" if "payload" in row else line
 
     emit_rows("wal-records", rows(), output, human)
 
@@ -142,10 +160,14 @@ def about(kind: int, data: bytes) -> dict[str, Any]:
     return {}
 
 
-def _show_counts(found: Iterator[tuple[Any, int, bytes]], output: str) -> None:
+def _show_counts(found: Iterator[tuple[LogPosition, int, Any]], output: str) -> None:
     counts: Counter[tuple[int, int]] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
+    unreadable = 0
     for _, kind, data in found:
+        if kind == UNREADABLE:
+            unreadable += 1
+            continue
         key = (kind, about(kind, data).get("group", 0))
         counts[key] += 1
         sizes[key] += len(data)
@@ -156,12 +178,17 @@ def _show_counts(found: Iterator[tuple[Any, int, bytes]], output: str) -> None:
     by_type: Counter[str] = Counter()
     for row in rows:
         by_type[str(row["name"])] += int(str(row["records"]))
-    payload = {"types": dict(by_type), "records": sum(counts.values()), "rows": rows}
+    payload = {"types": dict(by_type), "records": sum(counts.values()), "unreadable": unreadable, "rows": rows}
     columns = ["name", "type", "group", "records", "bytes"]
-    emit("wal-counts", payload, output, lambda p: table(columns, ([r[c] for c in columns] for r in p["rows"])))
+
+    def human(p: dict[str, Any]) -> str:
+        shown = table(columns, ([r[c] for c in columns] for r in p["rows"]))
+        return f"{shown}\nplaces that cannot be read: {unreadable}" if unreadable else shown
+
+    emit("wal-counts", payload, output, human)
 
 
-def records(recovered: Any, files: Any) -> Iterator[tuple[Any, int, bytes]]:
+def records(recovered: RecoveredLog, files: Files) -> Iterator[tuple[LogPosition, int, Any]]:
     """What recovery would replay, in its order. The segment's own header record is left out."""
     from nokv._ext.wal import DATA_START, SegmentReader
     from nokv.engine.wal.log import LogPosition
@@ -174,6 +201,35 @@ def records(recovered: Any, files: Any) -> Iterator[tuple[Any, int, bytes]]:
                 yield LogPosition(info.number, offset), kind, payload
             if len(found) < CHUNK:
                 break
+
+
+def survey(files: Files, log: str) -> Iterator[tuple[LogPosition, int, Any]]:
+    """What a log that recovery refuses holds, segment by segment. Where a record does not check out: UNREADABLE, with a
+    name, a reason, and how many bytes it is to the next record that does (None: there is none in this segment)."""
+    from nokv._ext.wal import DATA_START, SegmentReader
+    from nokv.engine.wal.log import LogPosition
+    from nokv.engine.wal.recovery import segment_number
+
+    for name in sorted(files.listdir(log)):
+        number = segment_number(name)
+        if number is None:
+            continue
+        data = files.map_file(f"{log}/{name}")
+        size = memoryview(data).nbytes
+        reader = SegmentReader(data, number)
+        while reader.offset < size:
+            for offset, kind, payload in reader.records(None, size, CHUNK):
+                if offset >= DATA_START:
+                    yield LogPosition(number, offset), kind, payload
+            at, state = reader.offset, reader.state()
+            if state == "record" or at >= size:
+                continue
+            row: dict[str, Any] = {"name": "unwritten" if state == "end" else "damaged", "reason": state}
+            if state != "end":
+                row["expected"], row["found"] = reader.checksums()
+            more = reader.resync()
+            if more or state != "end":
+                yield LogPosition(number, at), UNREADABLE, {**row, "size": reader.offset - at if more else None}
 
 
 def _directory(workdir: str | None, directory: str | None) -> str:

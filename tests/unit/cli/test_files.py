@@ -68,6 +68,58 @@ def test_the_log(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:  # 
     assert f"{segment} at offset {batches[-1]['offset']}" in error
 
 
+def dumped(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[dict[str, Any]]:
+    assert run(["wal", "dump", *map(str, arguments), "--output", "jsonl"]) == 6
+    found = capsys.readouterr()
+    assert "Traceback" not in found.err and found.err.count("nokv: error:") == 1
+    return rows(found.out)
+
+
+def test_a_damaged_log_is_shown_around_the_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with nokv.open(tmp_path / "db", durability="process", wal_segment_bytes=4096) as db:
+        for n in range(60):
+            db.put(b"k%02d" % n, b"v" * 100)
+    whole = rows(shown(capsys, "wal", "dump", tmp_path / "db", "--output", "jsonl"))
+    assert len({row["segment"] for row in whole}) >= 3
+    batches = [row for row in whole if row["name"] == "batch"]
+    first = batches[1]
+    other = next(row for row in batches if row["segment"] > first["segment"])
+    for hit in (first, other):
+        path = tmp_path / "db" / "wal" / f"{hit['segment']:010d}.wal"
+        data = bytearray(path.read_bytes())
+        data[hit["offset"] + 20] ^= 1
+        path.write_bytes(data)
+    found = dumped(capsys, tmp_path / "db")
+    bad = [row for row in found if row["name"] == "damaged"]
+    assert [(row["segment"], row["offset"]) for row in bad] == [(h["segment"], h["offset"]) for h in (first, other)]
+    assert all(row["reason"] == "bad payload" and row["expected"] != row["found"] for row in bad)
+    places = [(row["segment"], row["offset"]) for row in whole]
+    assert [bad[0]["segment"], bad[0]["offset"] + bad[0]["size"]] == list(
+        places[places.index((first["segment"], first["offset"])) + 1]
+    )
+    assert [row for row in found if row not in bad] == [row for row in whole if row not in (first, other)]
+    assert run(["wal", "dump", str(tmp_path / "db")]) == 6
+    human = capsys.readouterr()
+    assert f"{first['offset']:>10} damaged" in human.out and "reason=bad payload" in human.out
+    assert f"at offset {first['offset']}" in human.err
+    assert run(["wal", "dump", str(tmp_path / "db"), "--counts", "--json"]) == 6
+    counts = json.loads(capsys.readouterr().out)
+    assert counts["unreadable"] == 2 and counts["types"]["batch"] == len(batches) - 2
+
+    # A whole segment of nothing but its tail, a hole of zeros, a header that is gone.
+    path = tmp_path / "db" / "wal" / f"{first['segment']:010d}.wal"
+    data = bytearray(path.read_bytes())
+    data[batches[2]["offset"] : batches[4]["offset"]] = bytes(batches[4]["offset"] - batches[2]["offset"])
+    data[0:16] = b"x" * 16
+    path.write_bytes(data)
+    found = dumped(capsys, tmp_path / "db")
+    assert [(row["name"], row["offset"], row["size"]) for row in found if row["type"] is None][:3] == [
+        ("damaged", 0, 64),
+        ("damaged", first["offset"], batches[4]["offset"] - first["offset"]),
+        ("damaged", other["offset"], bad[1]["size"]),
+    ]
+
+
 def test_the_log_of_raft_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from nokv.multiraft.raftlog import RaftLog
     from nokv.raft.types import Entry, HardState
