@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from nokv._ext.iterator import Iterator
     from nokv.client import connect
     from nokv.engine.db import DB
-    from nokv.engine.db import open_db as open
+    from nokv.engine.opening import open_db as open
     from nokv.engine.repair import check, destroy, repair
     from nokv.engine.transaction import Transaction
 
@@ -105,7 +105,7 @@ _HOMES = {
     "check": ("nokv.engine.repair", "check"),
     "connect": ("nokv.client", "connect"),
     "destroy": ("nokv.engine.repair", "destroy"),
-    "open": ("nokv.engine.db", "open_db"),
+    "open": ("nokv.engine.opening", "open_db"),
     "repair": ("nokv.engine.repair", "repair"),
 }
 

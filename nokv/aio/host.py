@@ -31,7 +31,8 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 from nokv._ext.batch import WriteBatch
 from nokv._ext.db import Family, Snapshot, SnapshotFamily
 from nokv._ext.iterator import Iterator
-from nokv.engine.db import DB, open_db
+from nokv.engine.db import DB
+from nokv.engine.opening import open_db
 from nokv.engine.sst.external import ExportedFile
 from nokv.engine.transaction import Transaction
 from nokv.engine.versions import VerifyReport

@@ -24,7 +24,7 @@ import nokv.engine.repair
 from nokv._ext.batch import WriteBatch as _Batch
 from nokv._ext.batch import decode_batch
 from nokv._ext.iterator import Iterator as _Position
-from nokv.engine.db import open_db
+from nokv.engine.opening import open_db
 from nokv.engine.transaction import successor
 from nokv.errors import Closed, Corruption, NoKVError, NotFound, NotSupported, UsageError
 

@@ -17,65 +17,57 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import errno
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from nokv._ext.batch import WriteBatch
-from nokv._ext.db import Core, Family, Snapshot, View
+from nokv._ext.db import Family, Snapshot, View
 from nokv._ext.iterator import family_bounds
 from nokv._ext.memtable import MemTable
+from nokv.engine.background import ENGINE, Background
 from nokv.engine.manifest.edit import VersionEdit
-from nokv.engine.mode import MODES, STANDALONE, check_open, read_mode
-from nokv.engine.options import EngineOptions, make_options
-from nokv.engine.pacing import SLICES, pause_s
+from nokv.engine.mode import STANDALONE, read_mode
+from nokv.engine.options import EngineOptions
 from nokv.engine.sst.external import ExportedFile
 from nokv.engine.sst.options import LsmOptions
+from nokv.engine.stats import engine_stats
+from nokv.engine.syncer import IntervalSyncer
 from nokv.engine.versions import VerifyReport, VersionSet
 from nokv.engine.wal import Wal
 from nokv.engine.wal.log import changed
-from nokv.env.clock import SystemClock
-from nokv.env.executor import ThreadExecutor
-from nokv.env.files import OsFiles
 from nokv.env.ports import Clock, DirectoryLock, Executor, Files
 from nokv.errors import (
-    Closed,
     Conflict,
     Corruption,
-    Locked,
     NoKVError,
     NotFound,
     NotSupported,
     ReadOnly,
-    Unavailable,
     UsageError,
 )
 
 if TYPE_CHECKING:
     from nokv.engine.transaction import Transaction
 
-__all__ = ["DB", "open_db"]
+__all__ = ["BATCH_RECORD", "DB", "DURABILITIES", "WAL_DIRECTORY"]
 
 T = TypeVar("T")
 
 DURABILITIES = ("process", "interval", "sync")
-ENGINE = "engine"  # our name among the WAL's retainers
 FAMILY_NAME_BYTES_MAX = 255
-LOCK_FILE = "LOCK"
 WAL_DIRECTORY = "wal"
 BATCH_RECORD = 1
 OLD_SEGMENTS_MAX = 5  # an open that had to read more than this flushes, so that they can go
-CLOSE_FLUSH_BYTES = 64 << 10  # a close leaves less than this to be replayed by the next open
 
 _open_databases: weakref.WeakSet[DB] = weakref.WeakSet()
 
 
-class DB(Core, MutableMapping[bytes, bytes]):
+class DB(Background, MutableMapping[bytes, bytes]):
     """An open directory. Made by `nokv.open`; any thread; `with` closes it. As a mapping it is family 0, bytes to
     bytes."""
 
@@ -108,32 +100,12 @@ class DB(Core, MutableMapping[bytes, bytes]):
         self._view_lock = threading.Lock()
         self._read_only = read_only
         self._poisoned = "it was opened with read_only=True" if read_only else ""
-        self._flush_error: BaseException | None = None
         self._closed_synced = False
-        self._flush_queued = False
-        self._compaction_queued = False
-        self._on_flush: list[Callable[[], None]] = []
-        self._flushes = 0
-        self._flushed_bytes = 0
-        self._write_waits = 0
-        self._own_executors: list[ThreadExecutor] = []
-        if executor is None:
-            self._own_executors = [ThreadExecutor(f"nokv-{work}") for work in ("flush", "compaction", "log")]
-            self._flush_executor: Executor = self._own_executors[0]
-            self._compaction_executor: Executor = self._own_executors[1]
-            self._log_executor: Executor = self._own_executors[2]
-        else:
-            self._flush_executor = self._compaction_executor = self._log_executor = executor
+        self._init_background(executor)
         self.durability = DURABILITIES.index(durability)
         self.room_bytes = options.write_buffer_bytes
-        self._paced_ns = 0  # when the slice that is being written was handed out
-        self._flush_rate = 0.0  # bytes a second, smoothed; 0: not known yet
-        self._flush_began_ns = 0
-        self._flush_progress = threading.Event()  # set while no memtable waits
-        self._pauses = 0
-        self._paused_s = 0.0
         self._recover()
-        self._syncer = _IntervalSyncer(self, options.sync_interval_ms / 1000) if executor is None else None
+        self._syncer = IntervalSyncer(self, options.sync_interval_ms / 1000) if executor is None else None
         self.state = 0
         self.ready = not read_only
         _open_databases.add(self)
@@ -182,105 +154,6 @@ class DB(Core, MutableMapping[bytes, bytes]):
     def _now_ms(self) -> int:
         return self._clock.time_ms()
 
-    def _check_writable(self) -> None:
-        self._check_open()
-        if self._poisoned:
-            hint = "open it without read_only" if self._read_only else "close and reopen"
-            raise ReadOnly(f"{self.path} is read-only: {self._poisoned}", cause=self._poisoned, hint=hint)
-        if self._wal.failure is not None:
-            raise ReadOnly(
-                f"{self.path} is read-only: {self._wal.failure}", cause=self._wal.failure, hint="close and reopen"
-            )
-
-    def _poison(self, reason: str) -> None:
-        self._poisoned = self._poisoned or reason
-        self.ready = False
-
-    def _make_room(self, size: int) -> None:
-        """Until a record of `size` bytes (0: none) and its operations fit: rotate the log, switch the memtable,
-        wait."""
-        with self._write_lock:
-            self._check_writable()
-            if self.view.mem.used_bytes >= self._options.write_buffer_bytes:
-                self._switch_memtable()
-            elif self.view.mem.used_bytes >= self.room_bytes:
-                self._pace()
-            if size:
-                try:
-                    self._wal.make_room(size)
-                except OSError as error:
-                    raise ReadOnly(
-                        f"{self.path}: no new WAL segment: {error}",
-                        cause=str(error),
-                        hint="free some space, then retry",
-                    ) from error
-
-    def _switch_memtable(self) -> None:
-        """The caller holds `_write_lock`. A fresh memtable takes the writes; the full one waits for its flush."""
-        while self._backlog_is_full():
-            self._write_waits += 1
-            self._flush_error = None
-            self._submit_flush()
-            self._flush_executor.drain()
-            self._check_writable()
-            if self._flush_error is not None:
-                raise ReadOnly(
-                    f"{self.path}: flush failed: {self._flush_error}",
-                    cause=str(self._flush_error),
-                    hint="reads go on; free some space, then retry",
-                )
-        if len(self._versions.current.levels[0]) >= self._options.l0_files_slow:
-            self._write_waits += 1
-            self._submit_compaction()
-            self._compaction_executor.drain()
-        # no growing of the hash index under a writer's feet
-        fresh = MemTable(self._flushes + 2, self.view.mem.slots)
-        fresh.first_segment = self._wal.active_segment
-        with self._view_lock:
-            view = self.view
-            self.view = View(fresh, (view.mem, *view.immutables), view.version)
-        self._flush_progress.clear()
-        self._hand_out_room()
-        self._submit_flush()
-
-    def _pace(self) -> None:
-        """The caller holds `_write_lock` and has used up its slice of the memtable."""
-        now = self._clock.monotonic_ns()
-        view = self.view
-        waiting = sum(m.used_bytes for m in view.immutables)
-        if waiting and self._flush_rate and not self._flush_progress.is_set():
-            pause = pause_s(
-                capacity=self._options.write_buffer_bytes,
-                used=view.mem.used_bytes,
-                slice_s=(now - self._paced_ns) / 1e9,
-                flush_left_s=1.3 * waiting / self._flush_rate - (now - self._flush_began_ns) / 1e9,
-                l0_files=len(self._versions.current.levels[0]),
-                l0_trigger=self._lsm_options.l0_files_trigger,
-                l0_slow=self._options.l0_files_slow,
-            )
-            if pause:
-                self._pauses += 1
-                self._paused_s += pause
-                self._flush_progress.wait(pause)  # the end of the flush ends the pause
-        self._hand_out_room()
-
-    def _hand_out_room(self) -> None:
-        capacity = self._options.write_buffer_bytes
-        if self.view.immutables and self._own_executors:
-            self.room_bytes = min(capacity, self.view.mem.used_bytes + max(capacity // SLICES, 1))
-            self._paced_ns = self._clock.monotonic_ns()
-        else:
-            self.room_bytes = capacity
-
-    def _backlog_is_full(self) -> bool:
-        """Too many memtables wait for their flush, or, with very large values in them, too many bytes."""
-        immutables = self.view.immutables
-        most = self._options.immutables_max
-        return (
-            len(immutables) >= most
-            or sum(m.used_bytes for m in immutables) > 2 * most * self._options.write_buffer_bytes
-        )
-
     def _append_unmapped(self, batch: WriteBatch, log: bool) -> None:
         """The log is no memory (a test's files): appends go one at a time."""
         with self._write_lock:
@@ -295,118 +168,8 @@ class DB(Core, MutableMapping[bytes, bytes]):
                 self._wal.failure = f"append failed: {error}"
                 raise ReadOnly(f"{self.path} is read-only: {self._wal.failure}", cause=str(error)) from error
 
-    def _prepare_segment(self) -> None:
-        self._wal.soft_limit = (1 << 64) - 1  # until the step has been done
-        self._submit(self._log_executor, self._prepare_step)
-
-    def _prepare_step(self) -> None:
-        # No space: the append that needs the segment reports it. A failed sync: the next write raises.
-        with contextlib.suppress(OSError, ReadOnly):
-            self._wal.attend()
-
-    def _became_dirty(self) -> None:
-        if self.durability != 1:
-            return
-        if self._syncer is not None:
-            self._syncer.wake()
-        else:
-            self._submit(self._flush_executor, self._interval_step)
-
-    def _interval_step(self) -> None:
-        self.dirty = False
-        with contextlib.suppress(ReadOnly, Closed):  # the log remembers why; the next write raises it
-            self._wal.sync()
-
     def _sync_log(self) -> None:
         self._wal.sync()
-
-    def _submit(self, executor: Executor, step: Callable[[], None]) -> bool:
-        try:
-            executor.submit(step)
-        except (Closed, RuntimeError):
-            if self.state == 0:
-                raise
-            return False
-        return True
-
-    # -- flush and compaction -----------------------------------------------------------------------------------------
-    def _submit_flush(self) -> None:
-        if not self._flush_queued:
-            self._flush_queued = True  # before the step, which may run at once
-            if not self._submit(self._flush_executor, self._flush_step):
-                self._flush_queued = False
-
-    def _flush_step(self) -> None:
-        self._flush_queued = False
-        try:
-            while self.state == 0 and not self._poisoned and self._flush_oldest():
-                pass
-        except (OSError, NoKVError, MemoryError) as error:
-            self._flush_error = error  # if it may pass, writers carry on until the bound, then try again and report it
-            if not may_pass(error):
-                self._poison(f"flush failed: {error}")
-
-    def _flush_oldest(self) -> bool:
-        """Write the oldest immutable memtable to level 0. False if there is none."""
-        with self._flush_mutex:
-            immutables = self.view.immutables
-            if not immutables:
-                return False
-            mem = immutables[-1]
-            following = immutables[-2] if len(immutables) > 1 else self.view.mem
-            edit = VersionEdit(log_number=following.first_segment, last_sequence=mem.largest_sequence)
-            began = self._flush_began_ns = self._clock.monotonic_ns()
-            meta = self._versions.write_level0(
-                self._memtable_cursor(mem),
-                ranges=mem.ranges(),
-                snapshots=self.snapshot_sequences(),
-                expired_ms=self._expired_ms(),
-                edit=edit,
-            )
-            if meta is not None:
-                edit.added = [meta]
-            self._versions.apply(edit)
-            with self._view_lock:
-                view = self.view
-                self.view = View(view.mem, view.immutables[:-1], self._versions.current)
-            if not self.view.immutables:
-                self.room_bytes = self._options.write_buffer_bytes
-                self._flush_progress.set()
-            if mem.used_bytes > self._options.write_buffer_bytes // 2:  # a small one says little
-                rate = mem.used_bytes * 1e9 / max(self._clock.monotonic_ns() - began, 1)
-                self._flush_rate = (self._flush_rate + rate) / 2 if self._flush_rate else rate
-            self._flushes += 1
-            self._flushed_bytes += mem.used_bytes
-            self._flush_error = None
-            self._wal.retain(ENGINE, following.first_segment)
-        self._submit_compaction()
-        for callback in list(self._on_flush):
-            callback()
-        return True
-
-    def _submit_compaction(self) -> None:
-        if not self._compaction_queued:
-            self._compaction_queued = True  # before the step, which may run at once
-            if not self._submit(self._compaction_executor, self._compaction_step):
-                self._compaction_queued = False
-
-    def _compaction_step(self) -> None:
-        self._compaction_queued = False
-        try:
-            more = True
-            while more and self.state == 0 and not self._poisoned:
-                with self._compaction_mutex:
-                    more = self._versions.maybe_compact(self.snapshot_sequences(), self._expired_ms())
-                    self._install_version()
-        except (OSError, NoKVError, MemoryError) as error:
-            self._flush_error = error  # nothing was changed; if it may pass, the next flush tries again
-            if not may_pass(error):
-                self._poison(f"compaction failed: {error}")
-
-    def _install_version(self) -> None:
-        with self._view_lock:
-            view = self.view
-            self.view = View(view.mem, view.immutables, self._versions.current)
 
     def flush(self) -> None:
         """Write everything in memory to SSTs. Durable when it returns."""
@@ -419,13 +182,6 @@ class DB(Core, MutableMapping[bytes, bytes]):
                 pass
         except OSError as error:
             raise self._failed("flush", error) from error
-
-    def _failed(self, what: str, error: OSError) -> ReadOnly:
-        hint = "reads go on; free some space, then retry"
-        if not may_pass(error):
-            self._poison(f"{what} failed: {error}")
-            hint = "close and reopen"
-        return ReadOnly(f"{self.path}: {what} failed: {error}", cause=str(error), hint=hint)
 
     def compact(self, start: bytes | None = None, end: bytes | None = None) -> None:
         """Flush, then merge all tables into one level, compressed, without superseded versions and what is deleted or
@@ -698,38 +454,7 @@ class DB(Core, MutableMapping[bytes, bytes]):
     def stats(self) -> dict[str, Any]:
         """Counters and gauges, in groups. Cheap: nothing is read from disk."""
         self._check_open()
-        view = self.view
-        immutables = view.immutables
-        wal = self._wal.stats()
-        return {
-            "entries": {
-                "memtable": len(view.mem) + sum(len(table) for table in immutables),
-                "sequence": self.sequence,
-                "snapshots": len(self.snapshot_sequences()),
-                "families": self.family_count,
-            },
-            "write": {
-                "puts": self.puts,
-                "deletes": self.deletes,
-                "batches": self.batches,
-                "bytes": self.written_bytes,
-                "waits": self._write_waits,
-                "pauses": self._pauses,
-                "paused_ms": int(self._paused_s * 1000),
-                "read_only": bool(self._poisoned or self._wal.failure),
-            },
-            "read": {"gets": self.gets, "scans": self.scans},
-            "flush": {
-                "count": self._flushes,
-                "bytes": self._flushed_bytes,
-                "pending": len(immutables),
-                "memtable_bytes": view.mem.used_bytes,
-                "memtable_allocated_bytes": view.mem.allocated_bytes + sum(t.allocated_bytes for t in immutables),
-                "last_error": str(self._flush_error or ""),
-            },
-            "wal": wal,
-            **_table_groups(self._versions.stats()),
-        }
+        return engine_stats(self)
 
     def __repr__(self) -> str:
         return f"<nokv.DB {self.path!r} {'closed' if self.closed else 'open'}>"
@@ -763,22 +488,6 @@ class DB(Core, MutableMapping[bytes, bytes]):
             self._on_flush.clear()
             self._lock.release()
 
-    def _last_flush(self) -> None:
-        view = self.view
-        if self._poisoned or self._wal.failure is not None:
-            return
-        if not view.immutables and view.mem.used_bytes < CLOSE_FLUSH_BYTES and not self._wal.grown:
-            return
-        try:
-            self._wal.shrink()
-            fresh = MemTable(self._flushes + 2)
-            fresh.first_segment = self._wal.active_segment
-            self.view = View(fresh, (view.mem, *view.immutables), view.version)  # an empty one moves the log number on
-            while self._flush_oldest():
-                pass
-        except (OSError, NoKVError, MemoryError) as error:
-            self._flush_error = error  # the log has it all
-
     def __del__(self) -> None:
         """Dropped without a close: let go of threads, memory, the lock. With injected ports, no further operation."""
         if self.state != 0:
@@ -809,188 +518,6 @@ class DB(Core, MutableMapping[bytes, bytes]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _table_groups(found: dict[str, Any]) -> dict[str, Any]:
-    """The VersionSet's figures, in the groups of FEATURES 1.12."""
-    cache = found.pop("block_cache")
-    compaction = {
-        "count": found.pop("compactions"),
-        "bytes_read": found.pop("compaction_bytes_read"),
-        "bytes_written": found.pop("compaction_bytes_written"),
-    }
-    return {"compaction": compaction, "cache": cache, "values": found.pop("values"), "lsm": found}
-
-
-class _IntervalSyncer:
-    """durability="interval": a thread that syncs the log, one interval after the first write since the last sync."""
-
-    def __init__(self, db: DB, interval_s: float) -> None:
-        self._db = weakref.ref(db)
-        self._interval_s = interval_s
-        self._changed = threading.Condition()
-        self._pending = False
-        self._stopping = False
-        self._thread: threading.Thread | None = None
-
-    def wake(self) -> None:
-        with self._changed:
-            if self._thread is None and not self._stopping:
-                self._thread = threading.Thread(target=self._run, name="nokv-sync", daemon=True)
-                self._thread.start()
-            self._pending = True
-            self._changed.notify()
-
-    def stop(self) -> None:
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._pending or self._stopping)
-                # the interval runs from the first write on; only the end cuts it short
-                if self._changed.wait_for(lambda: self._stopping, self._interval_s):
-                    return
-                self._pending = False
-            db = self._db()
-            if db is None:
-                return
-            db._interval_step()
-            del db
-
-
-def open_db(
-    path: str | os.PathLike[str],
-    *,
-    create: bool = True,
-    read_only: bool = False,
-    durability: str = "interval",
-    families: Iterable[str] = (),
-    mode: str = STANDALONE,
-    files: Files | None = None,
-    clock: Clock | None = None,
-    executor: Executor | None = None,
-    **options: Any,
-) -> DB:
-    """Open the database in directory `path`, or make one.
-
-    durability: what a finished write survives without `sync=True`. "process": the death of this process. "interval":
-    power loss too, but for the last 100 ms. "sync": power loss. `sync=True` on a call always means power loss.
-    read_only: look at a directory, also while another process writes it: a frozen, consistent view of this moment,
-    which `db.refresh()` moves forward. Takes no lock, changes nothing on disk; as many as you like.
-    `mode` is the directory mode that the caller understands; an application leaves it alone.
-
-    Raises NotFound (no database and create=False), Locked, ModeError, Corruption (with file and offset), UsageError.
-    """
-    name = os.fsdecode(os.fspath(path)).rstrip("/") or "/"
-    if durability not in DURABILITIES:
-        raise UsageError(f"unknown durability {durability!r}", hint=" | ".join(DURABILITIES))
-    if mode not in MODES:
-        raise UsageError(f"unknown mode {mode!r}", hint=" | ".join(MODES))
-    if isinstance(families, (str, bytes)):
-        raise UsageError("families must be a list of names", hint=f"families=[{families!r}]")
-    settings, lsm = make_options(options)
-    files = files if files is not None else OsFiles()
-    try:
-        return _open(
-            name,
-            create and not read_only,
-            read_only,
-            durability,
-            tuple(families),
-            mode,
-            files,
-            clock,
-            executor,
-            settings,
-            lsm,
-        )
-    except OSError as error:
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise ReadOnly(
-                f"{name} cannot be written: {error}", cause=str(error), hint="check its permissions"
-            ) from error
-        if error.errno == errno.ENOTDIR:
-            raise UsageError(f"{name}: a part of its path is a file", hint="a database is a directory") from error
-        raise Unavailable(f"{name} cannot be opened: {error}", hint="free some space, or check the disk") from error
-
-
-def _open(
-    path: str,
-    create: bool,
-    read_only: bool,
-    durability: str,
-    families: tuple[str, ...],
-    mode: str,
-    files: Files,
-    clock: Clock | None,
-    executor: Executor | None,
-    options: EngineOptions,
-    lsm_options: LsmOptions,
-) -> DB:
-    if not files.exists(path):
-        if not create:
-            raise NotFound(f"{path} does not exist", hint="create=True makes it")
-        files.makedirs(path)
-    try:
-        files.listdir(path)
-    except NotADirectoryError:
-        raise UsageError(f"{path} is a file, not a directory", hint="a database is a directory") from None
-    if not create and not files.exists(f"{path}/CURRENT"):
-        raise NotFound(f"{path} holds no database", hint="create=True makes one")
-    check_open(path, mode, read_mode(path, files))
-    lock: DirectoryLock
-    kind: type[DB]
-    if read_only:
-        from nokv.engine.reader import NoLock, Reader
-
-        lock, kind = NoLock(), Reader
-    else:
-        kind = DB
-        try:
-            lock = files.lock(f"{path}/{LOCK_FILE}")
-        except BlockingIOError:
-            raise Locked(
-                f"{path} is open in another process, or twice in this one",
-                hint="close the other one, or look at it with read_only=True",
-            ) from None
-    try:
-        check_open(path, mode, read_mode(path, files))  # again: it may have changed before we held the lock
-        db = kind(
-            path,
-            files=files,
-            clock=clock if clock is not None else SystemClock(),
-            executor=executor,
-            durability=durability,
-            mode=mode,
-            options=options,
-            lsm_options=lsm_options,
-            lock=lock,
-            read_only=read_only,
-        )
-    except BaseException:
-        lock.release()
-        raise
-    try:
-        for name in families:
-            db.family(name, create=not read_only)
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def may_pass(error: BaseException) -> bool:
-    """Whether what a flush or a compaction met may be better next time: no space, no descriptors, no memory. Not so a
-    failed sync, write or read: what the disk holds is not known then, and trying again would only hide it."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-    return isinstance(error, MemoryError)
 
 
 def _after_fork_in_child() -> None:

@@ -25,10 +25,11 @@ from nokv._ext.tablebuilder import TableBuilder, VersionFilter
 from nokv._ext.valuefile import ValueFile, ValueSink, check_references, decode_reference, resolve_reference
 from nokv._ext.wal import DATA_START, SegmentReader
 from nokv.engine.checkpoint import FIRST_LOG_NUMBER, WAL_DIRECTORY, new_log, write_manifest
-from nokv.engine.db import BATCH_RECORD, LOCK_FILE, open_db
+from nokv.engine.db import BATCH_RECORD
 from nokv.engine.manifest.edit import FileMeta, ValueFileMeta
 from nokv.engine.manifest.log import CURRENT, manifest_name, manifest_number, read_current, read_manifest
 from nokv.engine.mode import MODE_FILE, STANDALONE, check_open, read_mode
+from nokv.engine.opening import LOCK_FILE, open_db
 from nokv.engine.sst.options import LsmOptions
 from nokv.engine.sst.table import WrittenTable, open_table, table_name, table_number, write_table, write_tables
 from nokv.engine.values import value_name, value_number

@@ -240,7 +240,7 @@ def test_a_reader_needs_no_permission_to_write(tmp_path: Path) -> None:
             os.chmod(os.path.join(base, name), 0o555)
     os.chmod(path, 0o555)
     code = f"""
-import os, nokv, nokv.engine.reader
+import os, nokv, nokv.engine.opening, nokv.engine.reader
 if os.getuid() == 0: os.setgid(65534); os.setuid(65534)
 with nokv.open({path!r}, read_only=True) as db:
     assert not os.access({path!r}, os.W_OK)

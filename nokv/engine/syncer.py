@@ -1,0 +1,54 @@
+"""durability="interval": who syncs the log, and when."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nokv.engine.background import Background
+
+__all__ = ["IntervalSyncer"]
+
+
+class IntervalSyncer:
+    """durability="interval": a thread that syncs the log, one interval after the first write since the last sync."""
+
+    def __init__(self, db: Background, interval_s: float) -> None:
+        self._db = weakref.ref(db)
+        self._interval_s = interval_s
+        self._changed = threading.Condition()
+        self._pending = False
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    def wake(self) -> None:
+        with self._changed:
+            if self._thread is None and not self._stopping:
+                self._thread = threading.Thread(target=self._run, name="nokv-sync", daemon=True)
+                self._thread.start()
+            self._pending = True
+            self._changed.notify()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._pending or self._stopping)
+                # the interval runs from the first write on; only the end cuts it short
+                if self._changed.wait_for(lambda: self._stopping, self._interval_s):
+                    return
+                self._pending = False
+            db = self._db()
+            if db is None:
+                return
+            db._interval_step()
+            del db
