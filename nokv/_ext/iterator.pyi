@@ -1,14 +1,14 @@
 from types import TracebackType
 from typing import Any
 
-from nokv._ext.db import Core
+from nokv._ext.view import Store
 from nokv.env.ports import Buffer
 
 class Iterator:
     sequence: int
     def __init__(
         self,
-        core: Core,
+        core: Store,
         family: int,
         sequence: int | None,
         now_ms: int,
@@ -43,5 +43,5 @@ class Iterator:
 
 def family_bounds(family: int, start: Buffer | None, end: Buffer | None) -> tuple[bytes, bytes | None]: ...
 def changed(
-    core: Core, sequence: int, ranges: list[tuple[bytes, bytes | None]], tables: bool
+    core: Store, sequence: int, ranges: list[tuple[bytes, bytes | None]], tables: bool
 ) -> tuple[bytes, bytes | None] | None: ...

@@ -30,8 +30,8 @@ from nokv._ext.cursor cimport (
     read_expiry,
     read_trailer,
 )
-from nokv._ext.db cimport Core, View
 from nokv._ext.version cimport Version
+from nokv._ext.view cimport Store, View
 
 from nokv.errors import Closed, Corruption, UsageError
 
@@ -101,7 +101,7 @@ def family_bounds(int family, start, end):
 cdef class Iterator:
     """Made by `iterator()` of a database, a family or a snapshot. Stands on nothing until the first seek."""
 
-    cdef Core core
+    cdef Store core
     cdef View view
     cdef object owner               # a snapshot: closing it ends this too
     cdef Cursor* c
@@ -115,7 +115,7 @@ cdef class Iterator:
     cdef Bytes value_data           # its stored value, going backward
     cdef Slice value_slice          # the live part of its stored value
 
-    def __cinit__(self, Core core not None, int family, sequence, uint64_t now_ms, start, end, prefix, owner=None):
+    def __cinit__(self, Store core not None, int family, sequence, uint64_t now_ms, start, end, prefix, owner=None):
         self.c = NULL
         self.current.data = self.value_data.data = NULL
         self.current.capacity = self.value_data.capacity = 0
@@ -386,7 +386,7 @@ cdef class Iterator:
         self.close()
 
 
-def changed(Core core not None, uint64_t sequence, list ranges not None, bint tables):
+def changed(Store core not None, uint64_t sequence, list ranges not None, bint tables):
     """The first of `ranges` (lower, upper or None; family || user key) in which something was written after `sequence`,
     or None. `tables=False` looks at memtables only: the caller knows that no table holds anything newer. The caller
     keeps writers out."""

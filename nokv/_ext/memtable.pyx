@@ -410,7 +410,7 @@ cdef bint _grow(Table* t) noexcept nogil:
 
 # -- the table --------------------------------------------------------------------------------------------------------
 cdef class MemTable:
-    """Entries of one write buffer. `add` is compiled only: see `Core` in db.pyx; `insert` is for tests."""
+    """Entries of one write buffer. `add` is compiled only: see apply.pyx; `insert` is for tests."""
 
     def __cinit__(self, uint64_t seed=1, uint64_t slots=SLOTS_FIRST):
         """`slots`: how large a hash index to begin with, as a predecessor's `slots` says."""

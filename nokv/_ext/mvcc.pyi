@@ -1,7 +1,7 @@
 from collections.abc import Callable, Iterable
 
 from nokv._ext.batch import WriteBatch
-from nokv._ext.db import Core
+from nokv._ext.view import Store
 
 TS_MAX: int
 SHORT_VALUE_MAX: int
@@ -33,7 +33,7 @@ def scan_visible(
     locks: dict[bytes, bytes] | None = None,
 ) -> tuple[list[tuple[bytes, bytes]], bool]: ...
 def committed_many(
-    core: Core, keys: Iterable[bytes], ts: int, write_family: int, default_family: int
+    core: Store, keys: Iterable[bytes], ts: int, write_family: int, default_family: int
 ) -> tuple[list[bytes | None], list[int]]: ...
 def apply_batch(
     payload: bytes, batch: WriteBatch, write_family: int, default_family: int

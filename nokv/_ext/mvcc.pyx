@@ -17,7 +17,7 @@ from nokv._ext.command cimport (
     BATCH_WRITE, COMMAND_DELETE, COMMAND_PUT, COMMANDS_MAX, GROUP_WRITES, VALUE_BYTES_MAX, WRITE_KEY_BYTES_MAX, open_packed,
 )
 from nokv._ext.cursor cimport KIND_PUT, TRAILER_SIZE, Cursor, Slice, put_trailer, read_trailer
-from nokv._ext.db cimport Core, View
+from nokv._ext.view cimport Store, View
 
 from nokv.errors import BytesRequired, Corruption, KeyLocked
 
@@ -323,7 +323,7 @@ def scan_visible(write_pairs, plain_pairs, default_get, uint64_t ts, *, bint rev
     return out, False
 
 
-def committed_many(Core core not None, keys not None, uint64_t ts, uint8_t write_family, uint8_t default_family):
+def committed_many(Store core not None, keys not None, uint64_t ts, uint8_t write_family, uint8_t default_family):
     """([value or None per key], [positions of keys without a visible commit record]) of a DB that nobody writes to
     meanwhile: one cursor for all keys, no Python object per version."""
     cdef View view

@@ -1,0 +1,458 @@
+"""What reads stand on: the current view, the sequences and moments that readers hold, point reads, cursors over a view.
+
+Owns: what a read sees, the list of live snapshots. Does not own: what writes (apply.pyx), what scans (scan.pyx), the time: that is
+a call to the Python subclass (nokv/engine/db.py): `_now_ms`.
+
+Threads: any. Reads take one reference to the current View and work on it.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy
+
+from nokv._ext.batch cimport KEY_BYTES_MAX, as_bytes
+from nokv._ext.blockcache cimport CachedBlock, release_block
+from nokv._ext.cursor cimport (
+    KIND_PUT,
+    TRAILER_SIZE,
+    Cursor,
+    Slice,
+    kind_expires,
+    kind_is_reference,
+    live_value,
+    read_trailer,
+)
+from nokv._ext.memtable cimport MemTable, hash_prefix, prefetch_node, prefetch_slot
+from nokv._ext.merge cimport OwnedCursor, merge_cursors
+from nokv._ext.ranges cimport RangeList, RangeSource, hiding_cursor, ranges_written
+from nokv._ext.pointindex cimport Hint, hint_block, hint_done, hint_entry, hint_place
+from nokv._ext.valuefile cimport read_value
+from nokv._ext.version cimport Version
+
+from nokv.errors import Closed, Corruption, NotFound
+
+cdef enum:
+    KEY_ON_STACK = 264
+    HINTED = 16                     # point reads whose cache misses overlap
+
+SEQUENCE_MAX = (1 << 56) - 1
+
+
+@cython.no_gc_clear          # what a cursor points into must outlive it, also when a cycle is collected
+cdef class View:
+    def __cinit__(self, MemTable mem not None, tuple immutables not None, Version version not None):
+        for item in immutables:
+            if not isinstance(item, MemTable):
+                raise TypeError("immutables must be memtables")
+        self.mem = mem
+        self.immutables = immutables
+        self.version = version
+
+
+cdef inline int _search(View view, const uint8_t* prefix, size_t size, uint64_t sequence, Slice* value, int* kind,
+                        CachedBlock** pin):
+    """1 found (maybe a delete), 0 absent, < 0 a status of the view's Version."""
+    cdef uint64_t hash = hash_prefix(prefix, size)
+    cdef MemTable table
+    if view.mem.get(prefix, size, hash, sequence, value, kind):
+        return 1
+    for item in view.immutables:
+        table = <MemTable>item
+        if table.get(prefix, size, hash, sequence, value, kind):
+            return 1
+    return view.version.get(prefix, size, sequence, value, kind, pin)
+
+
+cdef void _ask_ahead(View view, uint8_t family, list items, Py_ssize_t first, int count, Hint* hints) noexcept:
+    """Ask for the memory that reading these keys will look at: the cache misses of all of them overlap."""
+    cdef uint8_t[KEY_ON_STACK] prefix
+    cdef uint64_t[HINTED] hashes
+    cdef size_t size
+    cdef object key
+    cdef int i
+    cdef MemTable mem = view.mem
+    cdef Version version = view.version
+    for i in range(count):
+        hints[i].position = 0
+        hints[i].pin = NULL
+        hints[i].table = NULL
+        hashes[i] = 0
+        key = items[first + i]
+        if type(key) is not bytes or PyBytes_GET_SIZE(key) >= KEY_ON_STACK:
+            continue
+        size = <size_t>PyBytes_GET_SIZE(key) + 1
+        prefix[0] = family
+        memcpy(prefix + 1, PyBytes_AS_STRING(key), size - 1)
+        if mem.t.nodes:
+            hashes[i] = hash_prefix(prefix, size)
+            prefetch_slot(&mem.t, hashes[i])
+        if not version.hint(prefix, size, &hints[i]):
+            hints[i].table = NULL
+    for i in range(count):
+        if mem.t.nodes:
+            prefetch_node(&mem.t, hashes[i])
+        if hints[i].table != NULL:
+            hint_place(&hints[i])
+    for i in range(count):
+        if hints[i].position:
+            hint_block(&hints[i])
+    for i in range(count):
+        if hints[i].position:
+            hint_entry(&hints[i])
+
+
+cdef inline object _result(Store core, View view, int found, int kind, Slice* value, CachedBlock* pin, object default,
+                           uint64_t sequence, uint64_t now_ms):
+    """`now_ms` 0: the clock is asked, if it matters."""
+    cdef object result = default
+    if found < 0:
+        view.version.raise_status(found)
+    try:
+        if found and kind != KIND_PUT:
+            if now_ms == 0 and kind_expires(kind):
+                now_ms = core.now_ms_at(sequence)
+            found = live_value(kind, value, now_ms)
+            if found < 0:
+                raise Corruption("a stored value is malformed", found=kind)
+        if found:
+            result = core.user_value(view, kind, value)
+        return result
+    finally:
+        if pin != NULL:
+            release_block(pin)
+
+@cython.no_gc_clear          # what a cursor points into must outlive it, also when a cycle is collected
+cdef class Store:
+    def __cinit__(self, *args, **kwargs):
+        self.live = self.moments = NULL
+        self.live_count = self.live_capacity = 0
+        self.state = STATE_CLOSED
+        self.family_count = 1
+
+    def __dealloc__(self):
+        free(self.live)
+        free(self.moments)
+
+    # -- what the Python subclass does --------------------------------------------------------------------------------
+    def _now_ms(self):
+        raise NotImplementedError
+
+    cdef uint64_t now_ms(self) except? 0:
+        return self._now_ms()
+
+    cdef uint64_t now_ms_at(self, uint64_t sequence) except? 0:
+        """The clock may let writers run: what a reader at `sequence` has found in memory must not be overwritten meanwhile."""
+        self.hold(sequence)
+        try:
+            return self.now_ms()
+        finally:
+            self.let_go(sequence)
+
+    cdef uint64_t view_time(self) except? 0:
+        """The moment at which a view of now judges expiry; 0 while nothing in here can expire, and nobody asks."""
+        cdef uint64_t now_ms
+        if not self.expiring:
+            return 0
+        self.hold_moment(0)             # a compaction that asks meanwhile drops nothing that may be alive for us
+        try:
+            now_ms = self._now_ms()
+        finally:
+            self.let_go_moment(0)
+        return now_ms
+
+    cdef int hold_moment(self, uint64_t now_ms) except -1:
+        """What is alive at this moment stays until let_go_moment."""
+        cdef uint64_t* fresh
+        if self.moment_count == self.moment_capacity:
+            fresh = <uint64_t*>realloc(self.moments, sizeof(uint64_t) * (self.moment_capacity * 2 + 8))
+            if fresh == NULL:
+                raise MemoryError()
+            self.moments = fresh
+            self.moment_capacity = self.moment_capacity * 2 + 8
+        self.moments[self.moment_count] = now_ms
+        self.moment_count += 1
+        return 0
+
+    cdef void let_go_moment(self, uint64_t now_ms) noexcept:
+        cdef Py_ssize_t i
+        for i in range(self.moment_count):
+            if self.moments[i] == now_ms:
+                self.moment_count -= 1
+                self.moments[i] = self.moments[self.moment_count]
+                return
+
+    def _expired_ms(self):
+        """What expired at this moment is absent for everybody, now and later. 0: nothing is."""
+        cdef uint64_t horizon
+        cdef Py_ssize_t i
+        if not self.expiring:
+            return 0
+        horizon = self._now_ms()
+        for i in range(self.moment_count):
+            if self.moments[i] < horizon:
+                horizon = self.moments[i]
+        return horizon
+
+    cdef inline object user_value(self, View view, int kind, const Slice* value):
+        """The user's bytes of a value that `live_value` found alive."""
+        if kind_is_reference(kind):
+            return read_value(view.version.values, value)
+        return PyBytes_FromStringAndSize(<const char*>value.data, <Py_ssize_t>value.size)
+
+    cdef int check_open(self) except -1:
+        if self.state == STATE_OPEN:
+            return 0
+        if self.state == STATE_FORKED:
+            raise Closed("the process forked after this database was opened", hint="open it in one process only")
+        raise Closed("the database is closed", hint="open it again with nokv.open")
+
+    def _check_open(self):
+        self.check_open()
+
+    # -- reads --------------------------------------------------------------------------------------------------------
+    cdef object read(self, uint8_t family, object key, uint64_t sequence, object default, uint64_t now_ms):
+        return self.read_in(self.view, family, key, sequence, default, now_ms)
+
+    cdef object read_in(self, View view, uint8_t family, object key, uint64_t sequence, object default, uint64_t now_ms):
+        cdef uint8_t small[KEY_ON_STACK]
+        cdef uint8_t* prefix = small
+        cdef size_t size
+        cdef Slice value
+        cdef int kind = 0, found
+        cdef CachedBlock* pin = NULL
+        if self.state != STATE_OPEN:
+            self.check_open()
+        if type(key) is not bytes:
+            key = as_bytes(key, "key")
+        size = <size_t>PyBytes_GET_SIZE(key) + 1
+        if size > KEY_ON_STACK:
+            if size > KEY_BYTES_MAX + 1:
+                return default                      # such a key cannot be stored
+            prefix = <uint8_t*>malloc(size)
+            if prefix == NULL:
+                raise MemoryError()
+        prefix[0] = family
+        memcpy(prefix + 1, PyBytes_AS_STRING(key), size - 1)
+        self.gets += 1
+        try:
+            found = _search(view, prefix, size, sequence, &value, &kind, &pin)
+            return _result(self, view, found, kind, &value, pin, default, sequence, now_ms)
+        finally:
+            if prefix != small:
+                free(prefix)
+
+    cdef list read_many(self, uint8_t family, object keys, uint64_t sequence, uint64_t now_ms):
+        cdef View view = self.view          # first: it belongs to `sequence`, and a reader's refresh may replace both
+        cdef list items, results
+        cdef Py_ssize_t count, i = 0
+        cdef Hint[HINTED] hints
+        cdef int hinted, j
+        # making the keys, or reading a block, may let writers run: what we see must not be superseded in place
+        self.hold(sequence)
+        try:
+            items = list(keys)              # a copy: whoever runs meanwhile may change the caller's list
+            count = len(items)
+            results = [None] * count
+            while i < count:
+                hinted = <int>min(HINTED, count - i)
+                _ask_ahead(view, family, items, i, hinted, hints)
+                try:
+                    for j in range(hinted):
+                        results[i + j] = self.read_in(view, family, items[i + j], sequence, None, now_ms)
+                finally:
+                    for j in range(hinted):
+                        hint_done(&hints[j])
+                i += hinted
+        finally:
+            self.let_go(sequence)
+        return results
+
+    def flushed_get(self, family, key):
+        """What a crash would find: only what is in SSTs. None if absent."""
+        cdef bytes prefix
+        cdef Slice value
+        cdef int kind = 0, found
+        cdef CachedBlock* pin = NULL
+        cdef View view
+        cdef uint64_t now_ms
+        self.check_open()
+        prefix = bytes([self._family_number(family)]) + as_bytes(key, "key")
+        now_ms = self.view_time()
+        view = self.view
+        found = view.version.get(prefix, len(prefix), <uint64_t>SEQUENCE_MAX, &value, &kind, &pin)
+        return _result(self, view, found, kind, &value, pin, None, self.sequence, now_ms)
+
+    def _family_number(self, family):
+        if family is None:
+            return 0
+        if isinstance(family, int):
+            if not 0 <= family < self.family_count:
+                raise NotFound(f"family {family} does not exist")
+            return family
+        if isinstance(family, str):
+            return self._family_id(family)
+        return family.id
+
+    def _publish(self, View view not None, uint64_t sequence):
+        """Both at once: no read sees one without the other."""
+        cdef View old = self.view           # let go of at the end: that may run other threads
+        self.sequence = sequence
+        self.view = view
+
+    def _stand_at(self, Store other not None):
+        """See what `other` sees now, from here on."""
+        self.view = other.view
+        self.sequence = other.sequence
+        self.family_count = other.family_count
+        self.expiring = other.expiring
+        self.state = other.state
+
+    def _memtable_cursor(self, MemTable mem not None):
+        """For the flush: every entry of a memtable that takes no more writes."""
+        mem.settle()
+        return OwnedCursor.make(mem.cursor(), mem)
+
+    # -- snapshots ----------------------------------------------------------------------------------------------------
+    # A C array and not a list: the collector empties the lists of a garbage cycle before its last members let go.
+    cdef int hold(self, uint64_t sequence) except -1:
+        """What a reader at `sequence` sees stays until let_go."""
+        cdef Py_ssize_t i = self.live_count
+        cdef uint64_t* fresh
+        if i == self.live_capacity:
+            fresh = <uint64_t*>realloc(self.live, sizeof(uint64_t) * (i * 2 + 8))
+            if fresh == NULL:
+                raise MemoryError()
+            self.live = fresh
+            self.live_capacity = i * 2 + 8
+        while i > 0 and self.live[i - 1] > sequence:
+            self.live[i] = self.live[i - 1]
+            i -= 1
+        self.live[i] = sequence
+        self.live_count += 1
+        self.newest_snapshot = self.live[self.live_count - 1]
+        return 0
+
+    cdef void let_go(self, uint64_t sequence) noexcept:
+        cdef Py_ssize_t i = self.live_count - 1
+        while i >= 0 and self.live[i] != sequence:
+            i -= 1
+        if i < 0:
+            return
+        self.live_count -= 1
+        while i < self.live_count:
+            self.live[i] = self.live[i + 1]
+            i += 1
+        self.newest_snapshot = self.live[self.live_count - 1] if self.live_count else 0
+
+    def snapshot_sequences(self):
+        """Sequences that live snapshots and scans read at, rising."""
+        cdef Py_ssize_t i
+        return [self.live[i] for i in range(self.live_count)]
+
+    # -- cursors ------------------------------------------------------------------------------------------------------
+    cdef Cursor* open_cursor(self, View view, uint64_t sequence) except NULL:
+        """A cursor over the entries of a view, in which those are missing that a range delete hides from a reader at `sequence`."""
+        cdef Cursor* inner = self.open_raw_cursor(view)
+        cdef Cursor* hiding
+        cdef RangeSource* sources
+        cdef RangeList** lists
+        cdef MemTable mem
+        cdef int count = 0, n = 0, i
+        cdef tuple memtables = (view.mem, *view.immutables)     # now: from the count on nobody else may run
+        for item in memtables:
+            count += (<MemTable>item).t.piece_count
+        if count == 0 and view.version.range_source_count == 0:
+            return inner
+        sources = <RangeSource*>malloc((count + view.version.range_source_count) * sizeof(RangeSource))
+        lists = <RangeList**>malloc((count + 1) * sizeof(RangeList*))
+        hiding = NULL
+        if sources != NULL and lists != NULL:
+            for item in memtables:
+                mem = <MemTable>item
+                for i in range(mem.t.piece_count):
+                    lists[n] = mem.t.pieces[i]
+                    sources[n].lists = &lists[n]
+                    sources[n].count = 1
+                    n += 1
+            for i in range(view.version.range_source_count):
+                sources[n] = view.version.range_sources[i]
+                n += 1
+            hiding = hiding_cursor(inner, sources, n, sequence)
+        free(sources)
+        free(lists)
+        if hiding == NULL:
+            inner.ops.destroy(inner)
+            raise MemoryError()
+        return hiding
+
+    cdef bint range_written(self, View view, Slice lower, const Slice* upper, uint64_t after) except *:
+        """Did a range delete after the sequence `after` touch lower <= key < upper (NULL: open)?"""
+        cdef MemTable mem
+        cdef RangeSource* source
+        cdef int i, j
+        for item in (view.mem, *view.immutables):
+            mem = <MemTable>item
+            for i in range(mem.t.piece_count):
+                if ranges_written(mem.t.pieces[i], lower, upper, after):
+                    return True
+        for i in range(view.version.range_source_count):
+            source = &view.version.range_sources[i]
+            for j in range(source.count):
+                if ranges_written(source.lists[j], lower, upper, after):
+                    return True
+        return False
+
+    cdef Cursor* open_raw_cursor(self, View view) except NULL:
+        cdef Cursor** parts
+        cdef Cursor* merged
+        cdef int count = 0, tables, most, i
+        cdef bint ok = True
+        view.mem.settle()
+        for item in view.immutables:
+            (<MemTable>item).settle()
+        tables = view.version.cursor_count()
+        most = 1 + <int>len(view.immutables) + tables
+        parts = <Cursor**>malloc(sizeof(Cursor*) * most)
+        if parts == NULL:
+            raise MemoryError()
+        parts[0] = view.mem.cursor()
+        ok = parts[0] != NULL
+        count = 1 if ok else 0
+        for item in view.immutables:
+            if ok:
+                parts[count] = (<MemTable>item).cursor()
+                ok = parts[count] != NULL
+                count += 1 if ok else 0
+        if ok and tables:
+            i = view.version.add_cursors(parts + count, tables)
+            ok = i >= 0
+            count += i if ok else 0
+        merged = NULL
+        if ok:
+            merged = parts[0] if count == 1 else merge_cursors(parts, count)
+        if merged == NULL:
+            for i in range(count):
+                parts[i].ops.destroy(parts[i])
+        free(parts)
+        if merged == NULL:
+            raise MemoryError()
+        return merged
+
+    def _scan_all(self, View view not None):
+        """For tests and checks: every visible or invisible entry as (prefix, sequence, kind, value)."""
+        cdef Cursor* c = self.open_raw_cursor(view)
+        cdef uint64_t packed
+        cdef list found = []
+        try:
+            c.ops.seek_first(c)
+            while c.valid:
+                packed = read_trailer(c.key.data + c.key.size - TRAILER_SIZE)
+                found.append((c.key.data[:c.key.size - TRAILER_SIZE], packed >> 8, <int>(packed & 255), c.value.data[:c.value.size]))
+                c.ops.next(c)
+            if c.status < 0:
+                view.version.raise_status(c.status)
+        finally:
+            c.ops.destroy(c)
+        return found
