@@ -33,7 +33,7 @@ def scan_visible(
     locks: dict[bytes, bytes] | None = None,
 ) -> tuple[list[tuple[bytes, bytes]], bool]: ...
 def committed_many(
-    core: Store, keys: Iterable[bytes], ts: int, write_family: int, default_family: int
+    core: Store, sequence: int, keys: Iterable[bytes], ts: int, write_family: int, default_family: int
 ) -> tuple[list[bytes | None], list[int]]: ...
 def apply_batch(
     payload: bytes, batch: WriteBatch, write_family: int, default_family: int

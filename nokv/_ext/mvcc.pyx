@@ -323,21 +323,21 @@ def scan_visible(write_pairs, plain_pairs, default_get, uint64_t ts, *, bint rev
     return out, False
 
 
-def committed_many(Store core not None, keys not None, uint64_t ts, uint8_t write_family, uint8_t default_family):
-    """([value or None per key], [positions of keys without a visible commit record]) of a DB that nobody writes to
-    meanwhile: one cursor for all keys, no Python object per version."""
+def committed_many(Store core not None, uint64_t sequence, keys not None, uint64_t ts, uint8_t write_family,
+                   uint8_t default_family):
+    """([value or None per key], [positions of keys without a visible commit record]) of a DB at the sequence of a snapshot
+    that the caller holds: one cursor for all keys, no Python object per version."""
     cdef View view
     cdef Cursor* c
     cdef uint8_t* target = NULL
     cdef size_t room = 0, size, prefix, at = 0
-    cdef uint64_t sequence, start_ts
+    cdef uint64_t start_ts
     cdef list out = [], missing = []
     cdef bytes key
     cdef object value
     cdef int found
     core.check_open()
     view = core.view
-    sequence = core.sequence
     c = core.open_cursor(view, sequence)
     try:
         for key in keys:

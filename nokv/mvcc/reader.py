@@ -116,11 +116,12 @@ class MvccReader:
         return out
 
     def _get_many_compiled(self, core: Core, keys: Sequence[bytes], ts: int) -> list[bytes | KeyLocked | None]:
-        values, missing = committed_many(core, keys, ts, self._write.id, self._default.id)
-        out: list[bytes | KeyLocked | None] = list(values)
-        if missing:
-            for at, value in zip(missing, self._plain.get_many([keys[at] for at in missing]), strict=True):
-                out[at] = value
+        with core.snapshot() as view:  # both families at one moment, and nothing is collapsed meanwhile
+            values, missing = committed_many(core, view.sequence, keys, ts, self._write.id, self._default.id)
+            out: list[bytes | KeyLocked | None] = list(values)
+            if missing:
+                for at, value in zip(missing, view.get_many([keys[at] for at in missing]), strict=True):
+                    out[at] = value
         return out
 
     def scan(

@@ -85,7 +85,7 @@ def test_none_is_no_bytes(call) -> None:  # type: ignore[no-untyped-def]
 
 def test_committed_many_refuses_none(tmp_path: Path) -> None:
     with nokv.open(str(tmp_path / "db")) as db, pytest.raises(BytesRequired):
-        mvcc.committed_many(db, [None], 1, 1, 2)
+        mvcc.committed_many(db, 0, [None], 1, 1, 2)
 
 
 class Plain:

@@ -243,3 +243,29 @@ def test_compiled_reads_of_a_real_engine_agree(
                 assert reader.get_many(keys, ts) == expected.get_many(keys, ts)
                 assert reader.scan(ts=ts) == expected.scan(ts=ts)
                 assert reader.scan(ts=ts, reverse=True) == expected.scan(ts=ts, reverse=True)
+
+
+def test_many_keys_are_read_at_one_moment(tmp_path: Path) -> None:
+    """Whoever writes between two keys of one call: the answer is that of the beginning."""
+
+    class Keys(list[bytes]):
+        def __iter__(self) -> Iterator[bytes]:
+            for at, key in enumerate(list(super().__iter__())):
+                if at == 1:
+                    for name in (b"b", b"c"):
+                        record = mvcc.encode_write(1, 3, b"new")
+                        db.family(FAMILY_WRITE).put(mvcc.versioned_key(name, 5), record)
+                    db.put(b"plain", b"new")
+                    db.delete(b"gone")
+                    db.delete_range(b"hid", b"hie")
+                yield key
+
+    with nokv.open(tmp_path / "db", families=(FAMILY_LOCK, FAMILY_WRITE, FAMILY_DEFAULT)) as db:
+        for name in (b"a", b"b"):
+            record = mvcc.encode_write(1, 3, b"old")
+            db.family(FAMILY_WRITE).put(mvcc.versioned_key(name, 5), record)
+        db.put_many([(b"plain", b"old"), (b"gone", b"old"), (b"hidden", b"old")])
+        names = Keys([b"a", b"b", b"c", b"plain", b"gone", b"hidden"])
+        assert MvccReader(db).get_many(names) == [b"old", b"old", None, b"old", b"old", b"old"]
+        assert MvccReader(db).get_many(list(names)) == [b"old", b"new", b"new", b"new", None, None]
+        assert db.snapshot_sequences() == []
