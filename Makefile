@@ -111,7 +111,7 @@ ASAN_TESTS ?= tests/model tests/crash $(addprefix tests/unit/,engine compat mvcc
   raftstore/test_formats.py multiraft)
 test-asan: $(VENV)/.test
 	rm -rf build/asan && mkdir -p build/asan
-	cp -R nokv shell tests proto pyproject.toml setup.py build/asan/
+	cp -R nokv shell tests docs proto README.md pyproject.toml setup.py build/asan/
 	rm -f build/asan/nokv/_ext/*.so build/asan/nokv/_ext/*.c   # a copy is as new as its source: build all
 	cd build/asan && NOKV_DEBUG_EXT=1 NOKV_SANITIZE=1 ../../$(PY) setup.py --quiet build_ext --inplace --parallel $(JOBS)
 	cd build/asan && ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH="$$PWD:$$PWD/shell" \
