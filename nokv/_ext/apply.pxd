@@ -12,7 +12,7 @@ cdef class WritableStore(Store):
     cdef public int durability          # 0 process, 1 interval, 2 sync
     cdef public bint dirty              # something was logged since the owner was last told
     cdef public uint64_t room_bytes     # of the memtable, before the owner is asked for more
-    cdef readonly uint64_t puts, deletes, batches, written_bytes
+    cdef readonly uint64_t puts, deletes, range_deletes, batches, written_bytes
     cdef int write_one(self, int kind, uint8_t family, object key, object value, object sync) except -1
     cdef int put_expiring(self, uint8_t family, object key, object value, object ttl, object sync) except -1
     cdef int _delete_range(self, int family, start, end, sync) except -1

@@ -11,6 +11,7 @@ class WritableStore(Store):
     room_bytes: int
     puts: int
     deletes: int
+    range_deletes: int
     batches: int
     written_bytes: int
     def write(self, batch: WriteBatch, *, sync: bool | None = None, log: bool = True) -> None: ...

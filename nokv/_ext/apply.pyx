@@ -239,7 +239,9 @@ cdef class WritableStore(Store):
             self.expiring = True
         self.sequence += batch.count
         self.batches += 1
-        self.puts += batch.count
+        self.puts += batch.count - batch.deletes - batch.range_deletes
+        self.deletes += batch.deletes
+        self.range_deletes += batch.range_deletes
         self.written_bytes += batch.size
         return 0
 

@@ -43,6 +43,7 @@ cdef class WriteBatch:
     cdef size_t size
     cdef size_t capacity
     cdef uint32_t count
+    cdef uint32_t deletes, range_deletes    # among them
     cdef bint frozen                # being written: nothing may be added
     cdef int family_max
     cdef object resolve

@@ -132,6 +132,10 @@ cdef class WriteBatch:
                      value_data, value_size, &prefix)
         self.size = need
         self.count += 1
+        if kind == KIND_DELETE:
+            self.deletes += 1
+        elif kind == KIND_RANGE_DELETE:
+            self.range_deletes += 1
         if family > self.family_max:
             self.family_max = family
         return 0
@@ -193,7 +197,7 @@ cdef class WriteBatch:
         if self.frozen:
             raise UsageError("the batch is being written")
         self.size = BATCH_HEADER_SIZE
-        self.count = 0
+        self.count = self.deletes = self.range_deletes = 0
         self.family_max = 0
 
     def __len__(self):

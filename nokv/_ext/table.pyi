@@ -16,6 +16,7 @@ class Table:
     meta: Any
     properties: dict[str, Any]
     version: int
+    point_index_bytes: int
     def __init__(
         self, buffer: Buffer, path: str, cache: BlockCache, *, meta: object = None, global_sequence: int | None = None
     ) -> None: ...

@@ -305,6 +305,14 @@ cdef class Table:
     def cursor(self):
         return OwnedCursor.make(table_cursor(&self.t), self)
 
+    @property
+    def point_index_bytes(self):
+        """Memory of the point index; 0 until the first point read makes it."""
+        cdef TableData* t = &self.t
+        if t.slots == NULL:
+            return 0
+        return t.slot_count * 4 + (<uint64_t>t.blocks << t.restart_bits) * 2 + t.blocks
+
     def verify(self):
         """Check every checksum, the order of all keys, the index and the filter. Corruption, or how many entries there are."""
         cdef uint64_t footer_offset = self.t.size - FOOTER_SIZE

@@ -8,6 +8,7 @@ from nokv.env.ports import WritableFile
 
 class VersionFilter:
     dropped: int
+    expired: int
     def __init__(
         self,
         snapshots: Iterable[int] = (),

@@ -139,7 +139,8 @@ cdef class VersionFilter:
     cdef Buffer last                    # user key of the entry before
     cdef bint has_last
     cdef uint64_t last_sequence
-    cdef readonly uint64_t dropped
+    cdef readonly uint64_t dropped      # entries that go no further
+    cdef readonly uint64_t expired      # values whose time had come; some live on as deletes
 
     def __init__(self, snapshots=(), *, bint bottom=False, bint export=False, bint tombstones=False,
                  uint64_t now_ms=0, Ranges ranges=None):
@@ -225,6 +226,7 @@ cdef class VersionFilter:
             if self.now_ms and read_expiry(value.data) <= self.now_ms and not self.tombstones:
                 kind = KIND_DELETE
                 expired = True
+                self.expired += 1
         if kind == KIND_DELETE and (self.export or (self.bottom and self.stripe(sequence) == 0)):
             self.dropped += 1
             return LEAVE_OUT

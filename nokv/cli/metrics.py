@@ -36,6 +36,8 @@ def flatten(figures: dict[str, Any], prefix: str = "nokv") -> Iterator[tuple[str
     ) -> Iterator[tuple[str, dict[str, str], float]]:
         if isinstance(value, bool | int | float):
             yield _NAME.sub("_", name), labels, float(value)
+        elif isinstance(value, list) and all(isinstance(inner, dict) for inner in value):
+            yield from walk(dict(enumerate(value)), name, labels)
         elif isinstance(value, dict):
             label = None if labelled else LABELLED.get(name.rpartition("_")[2])
             for key, inner in value.items():

@@ -24,6 +24,7 @@ def engine_stats(db: DB) -> dict[str, Any]:
         "write": {
             "puts": db.puts,
             "deletes": db.deletes,
+            "range_deletes": db.range_deletes,
             "batches": db.batches,
             "bytes": db.written_bytes,
             "waits": db._write_waits,
@@ -52,5 +53,8 @@ def _table_groups(found: dict[str, Any]) -> dict[str, Any]:
         "count": found.pop("compactions"),
         "bytes_read": found.pop("compaction_bytes_read"),
         "bytes_written": found.pop("compaction_bytes_written"),
+        "entries_dropped": found.pop("entries_dropped"),
+        "entries_expired": found.pop("entries_expired"),
     }
+    cache["point_index_bytes"] = found.pop("point_index_bytes")
     return {"compaction": compaction, "cache": cache, "values": found.pop("values"), "lsm": found}

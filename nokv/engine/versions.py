@@ -88,6 +88,7 @@ class VersionSet:
         self.last_sequence = 0
         self.compactions = 0
         self.compacted_bytes_read = 0
+        self.dropped_entries = self.expired_entries = 0
         self.compacted_bytes_written = 0
         self.flushed_bytes_written = 0
         self._clock = clock
@@ -336,10 +337,11 @@ class VersionSet:
         source.seek_first()
         merged = Ranges.merged(ranges, snapshots) if ranges else None
         sink = None if edit is None else self.values.sink(self._new_number)
+        versions = VersionFilter(snapshots, now_ms=expired_ms, ranges=merged)
         written = write_tables(
             self.files,
             source,
-            VersionFilter(snapshots, now_ms=expired_ms, ranges=merged),
+            versions,
             self.options,
             next_file=self.new_file,
             compression=self.options.upper_compression,
@@ -347,6 +349,7 @@ class VersionSet:
             sink=sink,
             ranges=merged,
         )
+        self._count(versions)
         if edit is not None:
             self.values.take(sink, edit)
         if not written:
@@ -406,7 +409,7 @@ class VersionSet:
         garbage = self.values.garbage(all_of_it=all_garbage)
         in_place = compaction.inputs[0].level == compaction.output_level
         sink = self.values.sink(self._new_number, rewrite=garbage if in_place else [*garbage, *self.values.small()])
-        edit = run_compaction(
+        edit, versions = run_compaction(
             compaction,
             self.current,
             self.files,
@@ -420,12 +423,18 @@ class VersionSet:
         self.values.take(sink, edit)
         self.apply(edit)
         self.compactions += 1
+        if versions is not None:
+            self._count(versions)
         if not compaction.move:
             self.compacted_bytes_read += sum(f.size for f in compaction.inputs)
             self.compacted_bytes_written += sum(f.size for f in edit.added)
         if compaction.inputs[0].level == compaction.output_level - 1 > 0:
             self._turns[compaction.inputs[0].level] = compaction.inputs[0].largest
         return edit
+
+    def _count(self, versions: VersionFilter) -> None:
+        self.dropped_entries += versions.dropped
+        self.expired_entries += versions.expired
 
     def _new_number(self) -> int:
         return self.new_file()[0]
@@ -561,6 +570,9 @@ class VersionSet:
             "compactions": self.compactions,
             "compaction_bytes_read": self.compacted_bytes_read,
             "compaction_bytes_written": self.compacted_bytes_written,
+            "entries_dropped": self.dropped_entries,
+            "entries_expired": self.expired_entries,
+            "point_index_bytes": sum(t.point_index_bytes for tables in self.current.levels for t in tables),
             "block_cache": self.cache.stats(),
             "values": self.values.stats(),
         }

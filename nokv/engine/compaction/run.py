@@ -29,13 +29,14 @@ def run_compaction(
     next_file: Callable[[], tuple[int, str]],
     created_ms: int,
     sink: ValueSink | None = None,
-) -> VersionEdit:
-    """The edit that replaces the inputs by what was written (synced, names not yet). `version` must hold the inputs."""
+) -> tuple[VersionEdit, VersionFilter | None]:
+    """The edit that replaces the inputs by what was written (synced, names not yet), and what decided about each entry
+    (None: a move). `version` must hold the inputs."""
     numbers = [meta.number for meta in compaction.inputs]
     edit = VersionEdit(removed=numbers)
     if compaction.move:
         edit.added = [dataclasses.replace(compaction.inputs[0], level=compaction.output_level)]
-        return edit
+        return edit, None
     wanted = set(numbers)
     inputs = Version([[t for t in tables if t.meta.number in wanted] for tables in version.levels])
     source = inputs.cursor()
@@ -43,10 +44,11 @@ def run_compaction(
     snapshots = list(snapshots)
     parts = inputs.ranges()
     ranges = Ranges.merged(parts, snapshots) if parts else None
+    versions = VersionFilter(snapshots, bottom=compaction.bottom, now_ms=expired_ms, ranges=ranges)
     written = write_tables(
         files,
         source,
-        VersionFilter(snapshots, bottom=compaction.bottom, now_ms=expired_ms, ranges=ranges),
+        versions,
         options,
         next_file=next_file,
         compression=options.compression if compaction.compress else options.upper_compression,
@@ -56,4 +58,4 @@ def run_compaction(
         ranges=Ranges.merged(parts, snapshots, bottom=compaction.bottom) if parts else None,
     )
     edit.added = [table.meta(compaction.output_level) for table in written]
-    return edit
+    return edit, versions
