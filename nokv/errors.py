@@ -70,6 +70,9 @@ class BytesRequired(UsageError, TypeError):
 class Closed(UsageError):
     """The handle was closed, or the process forked after it was opened."""
 
+    def __init__(self, message: str, *, hint: str = "open it again, or make a new one") -> None:
+        super().__init__(message, hint=hint)
+
 
 class NotFound(NoKVError, KeyError):
     """A named thing (family, region, store, file) does not exist. `db[key]` raises it too, as a KeyError."""

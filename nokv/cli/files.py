@@ -77,9 +77,9 @@ def _map(path: str) -> tuple[Files, Buffer]:
 
     files = OsFiles()
     if not os.path.exists(path):
-        raise NotFound(f"{path} does not exist")
+        raise NotFound(f"{path} does not exist", hint="check the path")
     if os.path.isdir(path):
-        raise UsageError(f"{path} is a directory, not a file")
+        raise UsageError(f"{path} is a directory, not a file", hint=f"nokv manifest show {path} names its files")
     return files, files.map_file(path)
 
 

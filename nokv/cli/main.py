@@ -19,7 +19,7 @@ except ImportError:  # the one extra without which nothing here works
     sys.stderr.write("nokv: error: the command line needs the server extra\n  next: pip install 'nokv[server]'\n")
     raise SystemExit(2) from None
 
-from nokv.errors import NoKVError
+from nokv.errors import NoKVError, NotFound
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -76,6 +76,7 @@ class LazyGroup(click.Group):
 
 
 _OS_HINTS = {
+    errno.ENOENT: "check the path",
     errno.ENOSPC: "free some space, then run the same command again",
     errno.EDQUOT: "free some space, then run the same command again",
     errno.EACCES: "check the permissions",
@@ -169,8 +170,12 @@ def run_command(command: click.Command, argv: list[str] | None = None, name: str
         _debug()
         _say(str(error), _why(error), error.hint)
         return error.exit_code
-    except BrokenPipeError:  # the reader went away: say nothing, like every other filter
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit) as stop:
+        # click makes SystemExit(1) of a broken pipe, and leaves a stdout behind that bears one
+        if isinstance(stop, SystemExit) and "PacifyFlush" not in type(sys.stdout).__name__:
+            raise
+        # The reader went away: say nothing, like every other filter, also not when the rest is flushed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ is not None else 1)
         return 0
     except ModuleNotFoundError as error:
         _debug()
@@ -183,7 +188,7 @@ def run_command(command: click.Command, argv: list[str] | None = None, name: str
         _debug()
         where = f"{error.filename}: " if error.filename else ""
         _say(f"{where}{error.strerror or error}", "", _OS_HINTS.get(error.errno or 0, ""))
-        return 1
+        return NotFound.exit_code if error.errno == errno.ENOENT else 1
     except Exception as error:  # the outermost loop: our own bug, said in one line
         _debug()
         _say(f"{type(error).__name__}: {error}", "this is a bug in nokv", "run again with --debug and report it")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from nokv.engine.db import DB, DURABILITIES
@@ -16,7 +17,7 @@ from nokv.env.files import OsFiles
 from nokv.env.ports import Clock, DirectoryLock, Executor, Files
 from nokv.errors import Locked, NotFound, ReadOnly, Unavailable, UsageError
 
-__all__ = ["LOCK_FILE", "open_db"]
+__all__ = ["LOCK_FILE", "open_db", "typed_os_errors"]
 
 LOCK_FILE = "LOCK"
 
@@ -53,7 +54,7 @@ def open_db(
         raise UsageError("families must be a list of names", hint=f"families=[{families!r}]")
     settings, lsm = make_options(options)
     files = files if files is not None else OsFiles()
-    try:
+    with typed_os_errors(name):
         return _open(
             name,
             create and not read_only,
@@ -67,14 +68,25 @@ def open_db(
             settings,
             lsm,
         )
+
+
+@contextmanager
+def typed_os_errors(name: str) -> Iterator[None]:
+    """What the system refuses to whoever opens, checks, repairs or destroys the directory `name`."""
+    try:
+        yield
     except OSError as error:
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        if error.errno == errno.EROFS:
+            hint = "open it with read_only=True, or mount its file system for writing"
+            raise ReadOnly(f"{name} cannot be written: {what}", cause=str(error), hint=hint) from error
+        if error.errno in (errno.EACCES, errno.EPERM):
             raise ReadOnly(
-                f"{name} cannot be written: {error}", cause=str(error), hint="check its permissions"
+                f"{name} cannot be written: {what}", cause=str(error), hint="check its permissions"
             ) from error
         if error.errno == errno.ENOTDIR:
             raise UsageError(f"{name}: a part of its path is a file", hint="a database is a directory") from error
-        raise Unavailable(f"{name} cannot be opened: {error}", hint="free some space, or check the disk") from error
+        raise Unavailable(f"{name} cannot be opened: {what}", hint="free some space, or check the disk") from error
 
 
 def _open(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from nokv._ext.batch import decode_batch
@@ -29,15 +30,15 @@ from nokv.engine.db import BATCH_RECORD
 from nokv.engine.manifest.edit import FileMeta, ValueFileMeta
 from nokv.engine.manifest.log import CURRENT, manifest_name, manifest_number, read_current, read_manifest
 from nokv.engine.mode import MODE_FILE, STANDALONE, check_open, read_mode
-from nokv.engine.opening import LOCK_FILE, open_db
+from nokv.engine.opening import LOCK_FILE, open_db, typed_os_errors
 from nokv.engine.sst.options import LsmOptions
 from nokv.engine.sst.table import WrittenTable, open_table, table_name, table_number, write_table, write_tables
 from nokv.engine.values import value_name, value_number
 from nokv.engine.versions import RESERVED_FAMILIES, VersionSet
 from nokv.engine.wal.recovery import SegmentInfo, _read_info, _read_link, recover, segment_number
 from nokv.env.files import OsFiles
-from nokv.env.ports import DirectoryLock, Files
-from nokv.errors import Corruption, Locked, NotFound
+from nokv.env.ports import Files
+from nokv.errors import Corruption, Locked, NotFound, UsageError
 
 __all__ = ["CheckReport", "RepairReport", "check", "destroy", "repair"]
 
@@ -95,13 +96,10 @@ class _Findings:
 def check(path: str | os.PathLike[str], *, files: Files | None = None) -> CheckReport:
     """Read every byte of a directory that nobody has open, and say what is wrong. Changes nothing.
 
-    Raises NotFound (no database there), Locked, NotSupported (a newer format)."""
+    Raises NotFound (no database there), UsageError (a file), Locked, NotSupported (a newer format)."""
     path, files = _name(path), files or OsFiles()
-    lock = _lock(files, path, shared=True)
-    try:
+    with typed_os_errors(path), _locked(files, path, shared=True):
         found = _inspect(files, path)
-    finally:
-        lock.release()
     return CheckReport(
         path,
         len(found.healthy) + len(found.damaged),
@@ -121,15 +119,12 @@ def repair(path: str | os.PathLike[str], *, files: Files | None = None) -> Repai
     Raises NotFound, Locked, ModeError (a cluster's store is not repaired but replaced), NotSupported (a newer format).
     """
     path, files = _name(path), files or OsFiles()
-    lock = _lock(files, path, shared=False)
-    try:
+    with typed_os_errors(path), _locked(files, path, shared=False):
         check_open(path, STANDALONE, read_mode(path, files))
         found = _inspect(files, path)
         if not found.problems:
             return RepairReport(path, False, (), len(found.healthy), (), 0, ())
         report = _Repair(files, path, found).run()
-    finally:
-        lock.release()
     open_db(path, read_only=True, files=files).close()  # the proof
     return report
 
@@ -140,8 +135,7 @@ def destroy(path: str | os.PathLike[str], *, files: Files | None = None) -> None
 
     Raises NotFound, Locked, ModeError (part of a cluster)."""
     path, files = _name(path), files or OsFiles()
-    lock = _lock(files, path, shared=False)
-    try:
+    with typed_os_errors(path), _locked(files, path, shared=False):
         check_open(path, STANDALONE, read_mode(path, files))
         for folder in (WAL_DIRECTORY, "ingest"):
             if files.exists(f"{path}/{folder}"):
@@ -155,8 +149,6 @@ def destroy(path: str | os.PathLike[str], *, files: Files | None = None) -> None
         files.sync_dir(path)
         if not files.listdir(path):
             files.rmdir(path)
-    finally:
-        lock.release()
 
 
 def _is_ours(name: str) -> bool:
@@ -167,19 +159,24 @@ def _name(path: str | os.PathLike[str]) -> str:
     return os.fsdecode(os.fspath(path)).rstrip("/") or "/"
 
 
-def _lock(files: Files, path: str, *, shared: bool) -> DirectoryLock:
+@contextmanager
+def _locked(files: Files, path: str, *, shared: bool) -> Iterator[None]:
     names: list[str] = []
     if files.exists(path):
         try:
             names = files.listdir(path)
         except NotADirectoryError:
-            raise NotFound(f"{path} is a file, not a database directory") from None
+            raise UsageError(f"{path} is a file, not a directory", hint="a database is a directory") from None
     if not any(map(_is_ours, names)) and CURRENT not in names and WAL_DIRECTORY not in names:
-        raise NotFound(f"{path} holds no database")
+        raise NotFound(f"{path} holds no database", hint="check the path")
     try:
-        return files.lock(f"{path}/{LOCK_FILE}", shared=shared)
+        lock = files.lock(f"{path}/{LOCK_FILE}", shared=shared)
     except BlockingIOError:
         raise Locked(f"{path} is open in another process, or in this one", hint="close it first") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 # -- looking ----------------------------------------------------------------------------------------------------------

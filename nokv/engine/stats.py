@@ -19,7 +19,7 @@ def engine_stats(db: DB) -> dict[str, Any]:
             "memtable": len(view.mem) + sum(len(table) for table in immutables),
             "sequence": db.sequence,
             "snapshots": len(db.snapshot_sequences()),
-            "families": db.family_count,
+            "families": len(db.families()),
         },
         "write": {
             "puts": db.puts,

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
+import nokv
 from nokv.cli.main import LazyGroup, cli, run
 
 SUBCOMMANDS = {"--help", "-h"}
@@ -138,6 +139,16 @@ def test_a_closed_pipe_is_silent() -> None:
     command = f"{sys.executable} -m nokv.cli version --output json | true"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", ["scan --limit 0", "scan --limit 0 --output json", "get large", "export -"])
+def test_a_reader_that_goes_away_early_is_no_failure(arguments: str, tmp_path: Path) -> None:
+    with nokv.open(tmp_path / "db") as db:
+        db.put(b"large", b"v" * 500_000)
+        db.put_many([(b"%06d" % n, b"v" * 100) for n in range(5000)])
+    command = f"{sys.executable} -m nokv.cli {arguments} --workdir {tmp_path / 'db'} | head -c 10"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr, len(done.stdout)) == (0, "", 10)
 
 
 @pytest.mark.parametrize("path", [path for path, _ in LEAVES], ids=[" ".join(path) for path, _ in LEAVES])

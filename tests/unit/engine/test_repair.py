@@ -219,7 +219,7 @@ def test_refused(tmp_path: Path) -> None:
         with pytest.raises(nokv.NotFound):
             call(tmp_path)
         (tmp_path / "file").write_bytes(b"")
-        with pytest.raises(nokv.NotFound):
+        with pytest.raises(nokv.UsageError, match="is a file"):
             call(tmp_path / "file")
     with nokv.open(tmp_path / "db") as db:
         for call in (nokv.check, nokv.repair, nokv.destroy):

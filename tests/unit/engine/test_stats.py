@@ -77,6 +77,7 @@ def test_every_number_has_a_name_of_its_own(db: nokv.DB) -> None:
     stats = db.stats()
     assert stats.keys() >= GROUPS
     assert stats["flush"]["memtable_allocated_bytes"] > 0
+    assert stats["entries"]["families"] == len(db.families()) == 2
 
     def numbers(value: object) -> int:
         if isinstance(value, dict | list):
