@@ -1,5 +1,6 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from nokv._ext.arena cimport Chunk, Pool
 from nokv._ext.cursor cimport Cursor, Slice
 from nokv._ext.ranges cimport RangeList
 
@@ -11,21 +12,15 @@ cdef enum:
     HEIGHT_MAX = 12
     PIECES_MAX = 64                 # each holds at least twice as much as the next: never reached
 
-cdef struct Entry:                  # one version of a key; its value follows
-    Entry* older
+cdef struct Entry:                  # one version of a key; its value follows. Before a later one lies an Entry*: the next older one
     uint64_t packed                 # sequence << 8 | kind
     uint32_t value_size
-    uint32_t value_capacity
+    uint32_t shape                  # see `_shape`: of a node's first one, the key lies between it and the value
 
 cdef struct Node:                   # one user key; `height` next pointers lie before it, the key (family || user key) after it
     Entry* newest
     Node* previous                  # in key order; while it is pending: the node that came before it
-    uint64_t hash
-    uint32_t key_size
-    uint32_t height
-
-cdef struct Chunk:
-    Chunk* next
+    Entry first                     # the oldest version, until one that needs more room takes its place
 
 cdef struct Table:                  # everything a cursor needs, without a Python object
     Node* head
@@ -42,8 +37,9 @@ cdef struct Table:                  # everything a cursor needs, without a Pytho
     uint8_t* free
     uint64_t free_size
     uint64_t next_chunk_size
-    uint64_t allocated              # bytes asked from the system
-    uint64_t used                   # bytes handed out, and the hash index: what the write buffer's limit is compared with
+    Pool* pool                      # where chunks come from and go; may be NULL
+    uint64_t allocated              # bytes of chunks
+    uint64_t used                   # chunks as far as they are filled, and the hash index: what the write buffer's limit is compared with
     uint64_t largest_sequence
     Node* pending                   # keys that the hash index knows and the skiplist does not, the latest first
     uint64_t pending_count
@@ -64,8 +60,10 @@ cdef class MemTable:
                  int* kind) noexcept nogil
     cdef int add_range(self, uint64_t sequence, Slice start, Slice end, const uint64_t* snapshots, size_t snapshot_count) noexcept nogil
     cdef uint64_t cover(self, const uint8_t* prefix, size_t prefix_size, uint64_t sequence) noexcept nogil
+    cdef void wait_settled(self) noexcept
     cdef int settle(self) except -1
     cdef Cursor* cursor(self) noexcept nogil
+    cdef Cursor* flush_cursor(self) except NULL
 
 cdef uint64_t hash_prefix(const uint8_t* p, size_t n) noexcept nogil
 cdef void prefetch_slot(Table* t, uint64_t hash) noexcept nogil

@@ -19,6 +19,17 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
+from nokv._ext.arena cimport (
+    CHUNK_BYTES,
+    CHUNK_HEADER,
+    ArenaPool,
+    chunk_give,
+    chunk_take,
+    pool_release,
+    pool_retain,
+    zeros_give,
+    zeros_take,
+)
 from nokv._ext.cursor cimport (
     CURSOR_NO_MEMORY,
     CURSOR_OK,
@@ -37,32 +48,23 @@ from nokv._ext.ranges cimport RangeItem, RangeList, Ranges, ranges_build, ranges
 
 cdef extern from *:
     """
-    #include <stdlib.h>
-    #if defined(__linux__)
-    #include <sys/mman.h>
+    #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    #define nokv_big_endian(x) (x)
+    #else
+    #define nokv_big_endian(x) __builtin_bswap64(x)
     #endif
     static inline void nokv_prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
     static inline void nokv_store_release(void** place, void* value) { __atomic_store_n(place, value, __ATOMIC_RELEASE); }
     static inline void nokv_store_flag(int* place, int value) { __atomic_store_n(place, value, __ATOMIC_RELEASE); }
     static inline int nokv_load_flag(const int* place) { return __atomic_load_n(place, __ATOMIC_ACQUIRE); }
     static inline void* nokv_load_acquire(void* const* place) { return __atomic_load_n(place, __ATOMIC_ACQUIRE); }
-    /* Large chunks are aligned for huge pages: fewer page faults while filling, fewer TLB misses while searching. */
-    static void* nokv_chunk_new(size_t size) {
-        void* p = NULL;
-        if (size < (2u << 20)) return malloc(size);
-        if (posix_memalign(&p, 2u << 20, size) != 0) return NULL;
-    #if defined(__linux__) && defined(MADV_HUGEPAGE)
-        madvise(p, size, MADV_HUGEPAGE);
-    #endif
-        return p;
-    }
     """
+    uint64_t nokv_big_endian(uint64_t x) noexcept nogil
     void nokv_prefetch(const void* p) noexcept nogil
     void nokv_store_release(void** place, void* value) noexcept nogil
     void* nokv_load_acquire(void** place) noexcept nogil
     void nokv_store_flag(bint* place, int value) noexcept nogil
     int nokv_load_flag(bint* place) noexcept nogil
-    void* nokv_chunk_new(size_t size) noexcept nogil
 
 cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_init(pthread_mutex_t* mutex, void* attributes)
@@ -72,9 +74,13 @@ cdef extern from "<pthread.h>" nogil:
 
 cdef enum:
     CHUNK_FIRST = 65536
-    CHUNK_MAX = 4194304
     SLOTS_FIRST = 1024
     RANGE_BYTES = 128
+    KEY_BITS = 17                   # of an entry's shape: the size of the key before its value, 0 if there is none,
+    HEIGHT_BITS = 4                 # its node's height, 0 for later entries,
+    SLACK_MAX = 2047                # and how much shorter than its room the value is, in units of 8 bytes, as far as that fits
+    RADIX_MIN = 512                 # so many keys are sorted by their heads, byte by byte
+    AHEAD = 6                       # nodes that a flush asks for before it needs them
     SETTLE_HELD_MAX = 128           # so few are linked with the GIL held: cheaper than to drop and take it
 
 cdef uint64_t POINTER_MASK = (<uint64_t>1 << 48) - 1
@@ -88,26 +94,29 @@ cdef uint8_t* _allocate(Table* t, uint64_t size) noexcept nogil:
     cdef uint8_t* p
     size = (size + 7) & ~<uint64_t>7
     if size > t.free_size:
-        if size > t.next_chunk_size // 4:
+        chunk_size = t.next_chunk_size
+        if t.pool != NULL and t.pool.free != NULL:
+            chunk_size = CHUNK_BYTES
+        if size > chunk_size // 4:
             # An entry this large gets a chunk of its own; the current one goes on being filled.
-            chunk = <Chunk*>nokv_chunk_new(size + 16)
+            chunk = chunk_take(t.pool, size + CHUNK_HEADER)
             if chunk == NULL:
                 return NULL
             chunk.next = t.chunks
             t.chunks = chunk
-            t.allocated += size + 16
-            t.used += size
-            return <uint8_t*>chunk + 16
-        chunk_size = t.next_chunk_size
-        chunk = <Chunk*>nokv_chunk_new(chunk_size)
+            t.allocated += size + CHUNK_HEADER
+            t.used += size + CHUNK_HEADER
+            return <uint8_t*>chunk + CHUNK_HEADER
+        chunk = chunk_take(t.pool, chunk_size)
         if chunk == NULL:
             return NULL
         chunk.next = t.chunks
         t.chunks = chunk
         t.allocated += chunk_size
-        t.free = <uint8_t*>chunk + 16
-        t.free_size = chunk_size - 16
-        if t.next_chunk_size < CHUNK_MAX:
+        t.used += t.free_size + CHUNK_HEADER        # the rest of the last one stays empty
+        t.free = <uint8_t*>chunk + CHUNK_HEADER
+        t.free_size = chunk_size - CHUNK_HEADER
+        if t.next_chunk_size < CHUNK_BYTES:
             t.next_chunk_size *= 2
     p = t.free
     t.free += size
@@ -117,11 +126,25 @@ cdef uint8_t* _allocate(Table* t, uint64_t size) noexcept nogil:
 
 
 # -- nodes ------------------------------------------------------------------------------------------------------------
+cdef inline uint32_t _shape(size_t key_size, int height, uint64_t slack) noexcept nogil:
+    return <uint32_t>key_size | (<uint32_t>height << KEY_BITS) | (<uint32_t>min(slack, <uint64_t>SLACK_MAX) << (KEY_BITS + HEIGHT_BITS))
+
+cdef inline size_t _key_size(Node* node) noexcept nogil:
+    return node.first.shape & ((1 << KEY_BITS) - 1)
+
+cdef inline int _height(Node* node) noexcept nogil:
+    return (node.first.shape >> KEY_BITS) & ((1 << HEIGHT_BITS) - 1)
+
 cdef inline uint8_t* _key(Node* node) noexcept nogil:
     return <uint8_t*>node + sizeof(Node)
 
 cdef inline uint8_t* _value(Entry* entry) noexcept nogil:
-    return <uint8_t*>entry + sizeof(Entry)
+    return <uint8_t*>entry + sizeof(Entry) + (entry.shape & ((1 << KEY_BITS) - 1))
+
+cdef inline Entry* _older(Entry* entry) noexcept nogil:
+    if (entry.shape >> KEY_BITS) & ((1 << HEIGHT_BITS) - 1):
+        return NULL                 # a node's first
+    return (<Entry**>entry)[-1]
 
 cdef inline Node* _next(Node* node, int level) noexcept nogil:
     return <Node*>nokv_load_acquire(<void**>node - 1 - level)
@@ -129,39 +152,55 @@ cdef inline Node* _next(Node* node, int level) noexcept nogil:
 cdef inline void _set_next(Node* node, int level, Node* value) noexcept nogil:
     nokv_store_release(<void**>node - 1 - level, <void*>value)
 
-cdef Node* _new_node(Table* t, int height, const uint8_t* key, size_t key_size, uint64_t hash, size_t more) noexcept nogil:
-    """`more` bytes follow the key, from the next multiple of eight on."""
-    cdef uint8_t* p = _allocate(t, <uint64_t>height * 8 + _node_size(key_size) + more)
+cdef Node* _new_node(Table* t, int height, const uint8_t* key, size_t key_size, uint64_t packed, const uint8_t* value,
+                     size_t value_size) noexcept nogil:
+    """A key and its first version."""
+    cdef uint8_t* p = _allocate(t, <uint64_t>height * 8 + sizeof(Node) + key_size + value_size)
     cdef Node* node
     if p == NULL:
         return NULL
     memset(p, 0, <size_t>height * 8)
     node = <Node*>(p + height * 8)
-    node.newest = NULL
+    node.newest = &node.first
     node.previous = NULL
-    node.hash = hash
-    node.key_size = <uint32_t>key_size
-    node.height = <uint32_t>height
+    node.first.packed = packed
+    node.first.value_size = <uint32_t>value_size
+    node.first.shape = _shape(key_size, height, 0)
     memcpy(_key(node), key, key_size)
+    if value_size:
+        memcpy(_key(node) + key_size, value, value_size)
     return node
 
-cdef inline size_t _node_size(size_t key_size) noexcept nogil:
-    return (sizeof(Node) + key_size + 7) & ~<size_t>7
-
-cdef Entry* _new_entry(Table* t, uint64_t packed, const uint8_t* value, size_t value_size) noexcept nogil:
-    cdef Entry* entry = <Entry*>_allocate(t, sizeof(Entry) + value_size)
-    if entry == NULL:
+cdef Entry* _new_entry(Table* t, uint64_t packed, const uint8_t* value, size_t value_size, Entry* older) noexcept nogil:
+    cdef uint8_t* p = _allocate(t, sizeof(Entry*) + sizeof(Entry) + value_size)
+    cdef Entry* entry
+    if p == NULL:
         return NULL
-    _fill_entry(entry, packed, value, value_size)
-    return entry
-
-cdef inline void _fill_entry(Entry* entry, uint64_t packed, const uint8_t* value, size_t value_size) noexcept nogil:
-    entry.older = NULL
+    entry = <Entry*>(p + sizeof(Entry*))
+    (<Entry**>entry)[-1] = older
     entry.packed = packed
     entry.value_size = <uint32_t>value_size
-    entry.value_capacity = <uint32_t>value_size
+    entry.shape = _shape(0, 0, 0)
     if value_size:
         memcpy(_value(entry), value, value_size)
+    return entry
+
+cdef inline uint64_t _room(uint64_t place, uint64_t value_size) noexcept nogil:
+    """Bytes for a value of this size that begins `place` bytes behind its entry: up to the next multiple of eight."""
+    return ((place + value_size + 7) & ~<uint64_t>7) - place
+
+cdef bint _replace(Entry* entry, uint64_t packed, const uint8_t* value, size_t value_size) noexcept nogil:
+    """Put another version in its place, if there is room."""
+    cdef uint64_t place = entry.shape & ((1 << KEY_BITS) - 1)
+    cdef uint64_t room = _room(place, entry.value_size) + 8 * <uint64_t>(entry.shape >> (KEY_BITS + HEIGHT_BITS))
+    if value_size > room:
+        return False
+    if value_size:
+        memcpy(_value(entry), value, value_size)
+    entry.value_size = <uint32_t>value_size
+    entry.shape = _shape(place, (entry.shape >> KEY_BITS) & ((1 << HEIGHT_BITS) - 1), (room - _room(place, value_size)) // 8)
+    entry.packed = packed
+    return True
 
 cdef int _random_height(Table* t) noexcept nogil:
     cdef uint64_t x = t.dice
@@ -186,7 +225,7 @@ cdef Node* _find(Table* t, const uint8_t* key, size_t size) noexcept nogil:
         while after != NULL and after != known:
             if level > 0:               # where the search goes if `after` is too far: two cache misses at a time, not one
                 nokv_prefetch(<uint8_t*>_next(node, level - 1) + sizeof(Node))
-            if compare_bytes(_key(after), after.key_size, key, size) >= 0:
+            if compare_bytes(_key(after), _key_size(after), key, size) >= 0:
                 known = after
                 break
             node = after
@@ -203,7 +242,7 @@ cdef struct SortItem:
 # -- order ------------------------------------------------------------------------------------------------------------
 cdef inline void _link(Table* t, Node* node, Node** before) noexcept nogil:
     """Put `node` behind before[level] of each of its levels, which then are `node` itself."""
-    cdef int height = <int>node.height
+    cdef int height = _height(node)
     cdef int level
     cdef Node* after = _next(before[0], 0)
     if height > t.height:
@@ -221,7 +260,7 @@ cdef inline void _link(Table* t, Node* node, Node** before) noexcept nogil:
 
 cdef inline bint _precedes(Node* node, Node* other) noexcept nogil:
     """NULL stands past the end."""
-    return node != NULL and compare_bytes(_key(node), node.key_size, _key(other), other.key_size) < 0
+    return node != NULL and compare_bytes(_key(node), _key_size(node), _key(other), _key_size(other)) < 0
 
 cdef void _link_sorted(Table* t, SortItem* items, uint64_t count) noexcept nogil:
     """The search for each begins where the one before it ended: up as far as needed, then down."""
@@ -267,13 +306,16 @@ cdef void _link_sorted(Table* t, SortItem* items, uint64_t count) noexcept nogil
 cdef inline bint _sorts_before(SortItem* a, SortItem* b) noexcept nogil:
     if a.head != b.head:
         return a.head < b.head
-    return compare_bytes(_key(a.node), a.node.key_size, _key(b.node), b.node.key_size) < 0
+    return compare_bytes(_key(a.node), _key_size(a.node), _key(b.node), _key_size(b.node)) < 0
 
 cdef uint64_t _head_of(Node* node, size_t start) noexcept nogil:
     cdef uint64_t head = 0
-    cdef size_t i
+    cdef size_t i, size = _key_size(node)
+    if start + 8 <= size:
+        memcpy(&head, _key(node) + start, 8)
+        return nokv_big_endian(head)
     for i in range(start, start + 8):
-        head = (head << 8) | (_key(node)[i] if i < node.key_size else 0)
+        head = (head << 8) | (_key(node)[i] if i < size else 0)
     return head
 
 cdef SortItem* _sort(SortItem* items, SortItem* room, uint64_t count) noexcept nogil:
@@ -319,10 +361,57 @@ cdef SortItem* _sort(SortItem* items, SortItem* room, uint64_t count) noexcept n
         width *= 2
     return items
 
-cdef void _settle(Table* t, Node* latest, uint64_t count, SortItem* items) noexcept nogil:
-    """Sort the `count` pending nodes from `latest` on and link them. `items` has room for twice as many."""
+cdef SortItem* _sort_by_head(SortItem* items, SortItem* room, uint64_t count) noexcept nogil:
+    """As `_sort`: by the bytes of the heads, the last one first, but for those that all have in common; then what is left equal."""
+    cdef uint32_t counts[8][256]
+    cdef uint64_t i, j, differing = 0
+    cdef uint32_t total, n
+    cdef int byte, value
+    cdef SortItem* target
+    memset(counts, 0, sizeof(counts))
+    for i in range(count):
+        differing |= items[i].head ^ items[0].head
+        for byte in range(8):
+            counts[byte][(items[i].head >> (8 * byte)) & 255] += 1
+    for byte in range(8):
+        if ((differing >> (8 * byte)) & 255) == 0:
+            continue
+        total = 0
+        for value in range(256):
+            n = counts[byte][value]
+            counts[byte][value] = total
+            total += n
+        for i in range(count):
+            value = (items[i].head >> (8 * byte)) & 255
+            room[counts[byte][value]] = items[i]
+            counts[byte][value] += 1
+        target = room
+        room = items
+        items = target
+    i = 0
+    while i < count:
+        j = i + 1
+        while j < count and items[j].head == items[i].head:
+            j += 1
+        if j - i > 1:
+            target = _sort(items + i, room + i, j - i)
+            if target != items + i:
+                memcpy(items + i, target, (j - i) * sizeof(SortItem))
+        i = j
+    return items
+
+cdef size_t _common(Node* a, Node* b, size_t most) noexcept nogil:
+    """With how many bytes, of up to `most`, both keys begin."""
+    cdef size_t k = 0
+    most = min(most, min(_key_size(a), _key_size(b)))
+    while k < most and _key(a)[k] == _key(b)[k]:
+        k += 1
+    return k
+
+cdef SortItem* _ordered(Node* latest, uint64_t count, SortItem* items) noexcept nogil:
+    """The `count` pending nodes from `latest` on, sorted: somewhere in `items`, which has room for twice as many."""
     cdef uint64_t i = count
-    cdef size_t common = 0, k
+    cdef size_t common
     cdef Node* node = latest
     cdef Node* first
     while i > 0:                        # in the order in which they came: it may be the right one already
@@ -330,16 +419,23 @@ cdef void _settle(Table* t, Node* latest, uint64_t count, SortItem* items) noexc
         items[i].node = node
         node = node.previous
     first = items[0].node
-    common = first.key_size
-    for i in range(1, count):
+    common = _key_size(first)
+    common = _common(first, latest, _key_size(first))       # heads begin where keys begin to differ: a guess, mostly right
+    i = 0
+    while i < count:
         node = items[i].node
-        k = 0
-        while k < common and k < node.key_size and _key(node)[k] == _key(first)[k]:
-            k += 1
-        common = k
-    for i in range(count):
-        items[i].head = _head_of(items[i].node, common)
-    _link_sorted(t, _sort(items, items + count, count), count)
+        if _key_size(node) < common or memcmp(_key(node), _key(first), common) != 0:
+            for i in range(count):
+                common = _common(first, items[i].node, common)
+            i = 0
+            node = first
+        items[i].head = _head_of(node, common)
+        i += 1
+    return _sort_by_head(items, items + count, count) if count >= RADIX_MIN else _sort(items, items + count, count)
+
+cdef void _settle(Table* t, Node* latest, uint64_t count, SortItem* items) noexcept nogil:
+    """Sort the `count` pending nodes from `latest` on and link them. `items` has room for twice as many."""
+    _link_sorted(t, _ordered(latest, count, items), count)
 
 
 # -- hash index -------------------------------------------------------------------------------------------------------
@@ -369,11 +465,11 @@ cdef void prefetch_node(Table* t, uint64_t hash) noexcept nogil:
         nokv_prefetch(<void*>(slot & POINTER_MASK))
         nokv_prefetch(<uint8_t*>(slot & POINTER_MASK) + 64)
 
-cdef inline void _slot_put(uint64_t* slots, uint64_t mask, Node* node) noexcept nogil:
-    cdef uint64_t i = node.hash & mask
+cdef inline void _slot_put(uint64_t* slots, uint64_t mask, Node* node, uint64_t hash) noexcept nogil:
+    cdef uint64_t i = hash & mask
     while slots[i] != 0:
         i = (i + 1) & mask
-    slots[i] = (node.hash & ~POINTER_MASK) | <uint64_t>node
+    slots[i] = (hash & ~POINTER_MASK) | <uint64_t>node
 
 cdef Node* _lookup(Table* t, const uint8_t* key, size_t size, uint64_t hash) noexcept nogil:
     cdef uint64_t mask = t.slot_count - 1
@@ -386,13 +482,14 @@ cdef Node* _lookup(Table* t, const uint8_t* key, size_t size, uint64_t hash) noe
             return NULL
         if ((slot ^ hash) & ~POINTER_MASK) == 0:
             node = <Node*>(slot & POINTER_MASK)
-            if node.hash == hash and node.key_size == size and memcmp(_key(node), key, size) == 0:
+            if _key_size(node) == size and memcmp(_key(node), key, size) == 0:
                 return node
         i = (i + 1) & mask
 
 cdef bint _grow(Table* t) noexcept nogil:
     cdef uint64_t count = t.slot_count * 2, i, slot
-    cdef uint64_t* slots = <uint64_t*>calloc(count, 8)
+    cdef uint64_t* slots = <uint64_t*>zeros_take(t.pool, count * 8)
+    cdef Node* node
     if slots == NULL:
         return False
     for i in range(t.slot_count):
@@ -400,39 +497,45 @@ cdef bint _grow(Table* t) noexcept nogil:
             nokv_prefetch(<void*>(t.slots[i + 8] & POINTER_MASK))
         slot = t.slots[i]
         if slot != 0:
-            _slot_put(slots, count - 1, <Node*>(slot & POINTER_MASK))
-    free(t.slots)
+            node = <Node*>(slot & POINTER_MASK)
+            _slot_put(slots, count - 1, node, hash_prefix(_key(node), _key_size(node)))
+    zeros_give(t.pool, t.slots, t.slot_count * 8)
     t.used += (count - t.slot_count) * 8
     t.slots = slots
     t.slot_count = count
     return True
+
+cdef inline bint _crowded(uint64_t nodes, uint64_t slots) noexcept nogil:
+    return nodes * 4 >= slots * 3
 
 
 # -- the table --------------------------------------------------------------------------------------------------------
 cdef class MemTable:
     """Entries of one write buffer. `add` is compiled only: see apply.pyx; `insert` is for tests."""
 
-    def __cinit__(self, uint64_t seed=1, uint64_t slots=SLOTS_FIRST):
-        """`slots`: how large a hash index to begin with, as a predecessor's `slots` says."""
+    def __cinit__(self, uint64_t seed=1, uint64_t slots=SLOTS_FIRST, ArenaPool pool=None):
+        """`slots`: how large a hash index to begin with, as a predecessor's `slots` says. `pool`: where its memory comes from."""
         cdef int level
         cdef Table* t = &self.t
         memset(t, 0, sizeof(Table))
         t.next_chunk_size = CHUNK_FIRST
         t.dice = seed * <uint64_t>0x9E3779B97F4A7C15 + 0x1234567
         t.height = 1
+        if pool is not None:
+            t.pool = pool_retain(pool.pool)
         t.slot_count = SLOTS_FIRST
         while t.slot_count < slots:
             t.slot_count *= 2
-        t.slots = <uint64_t*>calloc(t.slot_count, 8)
+        t.slots = <uint64_t*>zeros_take(t.pool, t.slot_count * 8)
         if t.slots == NULL:
             raise MemoryError()
         pthread_mutex_init(&t.settled, NULL)
-        t.head = _new_node(t, HEIGHT_MAX, <const uint8_t*>b"", 0, 0, 0)
+        t.head = _new_node(t, HEIGHT_MAX, <const uint8_t*>b"", 0, 0, NULL, 0)
         if t.head == NULL:
             raise MemoryError()
         for level in range(HEIGHT_MAX):
             t.tails[level] = t.head
-        t.used = 0
+        t.used = (t.slot_count - SLOTS_FIRST) * 8
         self.first_segment = 0
 
     def __dealloc__(self):
@@ -443,11 +546,12 @@ cdef class MemTable:
             ranges_release(self.t.pieces[i])
         while chunk != NULL:
             following = chunk.next
-            free(chunk)
+            chunk_give(self.t.pool, chunk)
             chunk = following
         if self.t.slots != NULL:        # else __cinit__ ended before it made the mutex
             pthread_mutex_destroy(&self.t.settled)
-        free(self.t.slots)
+            zeros_give(self.t.pool, self.t.slots, self.t.slot_count * 8)
+        pool_release(self.t.pool)
 
     cdef int add(self, uint64_t sequence, int kind, const uint8_t* prefix, size_t prefix_size, const uint8_t* value,
                  size_t value_size, uint64_t newest_snapshot) noexcept nogil:
@@ -465,10 +569,10 @@ cdef class MemTable:
         cdef Entry* entry
         cdef Entry* newest
         cdef bint at_end = False
-        cdef int level
+        cdef int level, was
         if t.pending == NULL and not nokv_load_flag(&t.settling):
             last = t.tails[0]
-            at_end = last == t.head or compare_bytes(_key(last), last.key_size, prefix, prefix_size) < 0
+            at_end = last == t.head or compare_bytes(_key(last), _key_size(last), prefix, prefix_size) < 0
         if kind_expires(kind):
             t.expiring += 1
         if not at_end:
@@ -476,46 +580,37 @@ cdef class MemTable:
         if node != NULL:
             newest = node.newest
             if (newest.packed >> 8) > newest_snapshot:      # nobody can see it any more once this one is published
-                if kind != KIND_DELETE and (newest.packed & 255) == KIND_DELETE:
-                    t.deletes -= 1
-                elif kind == KIND_DELETE and (newest.packed & 255) != KIND_DELETE:
-                    t.deletes += 1
-                if value_size <= newest.value_capacity:
-                    if value_size:
-                        memcpy(_value(newest), value, value_size)
-                    newest.value_size = <uint32_t>value_size
-                    newest.packed = packed
-                else:
-                    entry = _new_entry(t, packed, value, value_size)
+                was = <int>(newest.packed & 255)
+                if not _replace(newest, packed, value, value_size):
+                    entry = _new_entry(t, packed, value, value_size, _older(newest))
                     if entry == NULL:
                         return CURSOR_NO_MEMORY
-                    entry.older = newest.older
                     nokv_store_release(<void**>&node.newest, <void*>entry)
+                if kind != KIND_DELETE and was == KIND_DELETE:
+                    t.deletes -= 1
+                elif kind == KIND_DELETE and was != KIND_DELETE:
+                    t.deletes += 1
                 t.largest_sequence = sequence
                 return CURSOR_OK
-            entry = _new_entry(t, packed, value, value_size)
+            entry = _new_entry(t, packed, value, value_size, newest)
             if entry == NULL:
                 return CURSOR_NO_MEMORY
-            entry.older = newest
             nokv_store_release(<void**>&node.newest, <void*>entry)
         else:
-            if t.nodes * 3 >= t.slot_count * 2 and not _grow(t):
+            if _crowded(t.nodes, t.slot_count) and not _grow(t):
                 return CURSOR_NO_MEMORY
-            node = _new_node(t, _random_height(t), prefix, prefix_size, hash, sizeof(Entry) + value_size)
+            node = _new_node(t, _random_height(t), prefix, prefix_size, packed, value, value_size)
             if node == NULL:
                 return CURSOR_NO_MEMORY
-            entry = <Entry*>(<uint8_t*>node + _node_size(prefix_size))
-            _fill_entry(entry, packed, value, value_size)
-            node.newest = entry
             if at_end:
-                for level in range(<int>node.height):
+                for level in range(_height(node)):
                     before[level] = t.tails[level]
                 _link(t, node, before)
             else:
                 node.previous = t.pending
                 t.pending = node
                 t.pending_count += 1
-            _slot_put(t.slots, t.slot_count - 1, node)
+            _slot_put(t.slots, t.slot_count - 1, node, hash)
             t.nodes += 1
         t.entries += 1
         if kind == KIND_DELETE:
@@ -535,7 +630,7 @@ cdef class MemTable:
         if node != NULL:
             entry = <Entry*>nokv_load_acquire(<void**>&node.newest)
             while entry != NULL and (entry.packed >> 8) > sequence:
-                entry = entry.older
+                entry = _older(entry)
         if self.t.piece_count:
             covered = self.cover(prefix, prefix_size, sequence)
             if covered > (0 if entry == NULL else entry.packed >> 8):
@@ -598,6 +693,12 @@ cdef class MemTable:
         """The range deletes, as a list of Ranges."""
         return [Ranges.make(ranges_retain(self.t.pieces[i])) for i in range(self.t.piece_count)]
 
+    cdef void wait_settled(self) noexcept:
+        while nokv_load_flag(&self.t.settling):
+            with nogil:                     # another thread is at it, without the GIL
+                pthread_mutex_lock(&self.t.settled)
+                pthread_mutex_unlock(&self.t.settled)
+
     cdef int settle(self) except -1:
         """Bring every key that was added before this call into order: a cursor sees no other."""
         cdef Table* t = &self.t
@@ -605,10 +706,7 @@ cdef class MemTable:
         cdef uint64_t count
         cdef SortItem few[2 * 16]
         cdef SortItem* items = few
-        while nokv_load_flag(&t.settling):
-            with nogil:                     # another thread is at it, without the GIL
-                pthread_mutex_lock(&t.settled)
-                pthread_mutex_unlock(&t.settled)
+        self.wait_settled()
         if t.pending == NULL:
             return 0
         latest = t.pending
@@ -632,6 +730,48 @@ cdef class MemTable:
             free(items)
         return 0
 
+    cdef Cursor* flush_cursor(self) except NULL:
+        """As `cursor`, once, over a table that takes no more writes. If nobody has asked for its order yet, it is made without
+        linking a node, and nodes are asked for ahead of their turn."""
+        cdef Table* t = &self.t
+        cdef SortItem* items
+        cdef SortItem* sorted_items
+        cdef Node** nodes
+        cdef Node** fewer
+        cdef Cursor* c
+        cdef uint64_t count, i
+        self.wait_settled()
+        if t.pending == NULL or t.pending_count != t.nodes:
+            self.settle()
+            c = _new_cursor(t)
+            if c == NULL:
+                raise MemoryError()
+            return c
+        count = t.pending_count
+        items = <SortItem*>malloc(2 * count * sizeof(SortItem))
+        if items == NULL:
+            raise MemoryError()
+        nodes = <Node**>items
+        nokv_store_flag(&t.settling, 1)         # what is pending stays so for now
+        pthread_mutex_lock(&t.settled)
+        with nogil:
+            sorted_items = _ordered(t.pending, count, items)
+            for i in range(count):              # never ahead of what is read
+                nodes[i] = sorted_items[i].node
+            nokv_store_flag(&t.settling, 0)
+            pthread_mutex_unlock(&t.settled)
+        fewer = <Node**>realloc(nodes, count * sizeof(Node*))
+        if fewer != NULL:
+            nodes = fewer
+        c = _new_cursor(t)
+        if c == NULL:
+            free(nodes)
+            raise MemoryError()
+        c.ops = &_flush_ops
+        (<Walk*>c.impl).nodes = nodes
+        (<Walk*>c.impl).count = count
+        return c
+
     cdef Cursor* cursor(self) noexcept nogil:
         """Walks what `settle` has brought into order. NULL: no memory. The caller keeps this MemTable alive and destroys the cursor."""
         return _new_cursor(&self.t)
@@ -650,14 +790,18 @@ cdef class MemTable:
             return None
         return kind, value.data[:value.size]
 
-    def walk(self, *, bint reverse=False, bytes seek=None):
-        """Every entry as (prefix, sequence, kind, value), through a cursor; from the first internal key >= seek on."""
+    def walk(self, *, bint reverse=False, bytes seek=None, bint flush=False):
+        """Every entry as (prefix, sequence, kind, value), through a cursor, that of a flush on demand; from the first internal
+        key >= seek on."""
         cdef Cursor* c
         cdef Slice target
         cdef uint64_t packed
         cdef list found = []
-        self.settle()
-        c = self.cursor()
+        if flush:
+            c = self.flush_cursor()
+        else:
+            self.settle()
+            c = self.cursor()
         if c == NULL:
             raise MemoryError()
         if seek is not None and len(seek) < TRAILER_SIZE:
@@ -700,7 +844,11 @@ cdef class MemTable:
 
     @property
     def slots(self):
-        return self.t.slot_count
+        """How large a hash index its keys need."""
+        cdef uint64_t count = SLOTS_FIRST
+        while _crowded(self.t.nodes, count):
+            count *= 2
+        return count
 
     @property
     def keys(self):
@@ -723,6 +871,9 @@ cdef struct Walk:
     uint64_t newest                 # sequence in the table when the cursor was made
     uint8_t* key                    # prefix || trailer
     size_t capacity
+    Node** nodes                    # of a flush: all of them, in order
+    uint64_t count
+    uint64_t at
 
 cdef Cursor* _new_cursor(Table* t) noexcept nogil:
     cdef Cursor* c = <Cursor*>calloc(1, sizeof(Cursor) + sizeof(Walk))
@@ -739,12 +890,13 @@ cdef Cursor* _new_cursor(Table* t) noexcept nogil:
 cdef void _stand(Cursor* c, Node* node, Entry* entry) noexcept nogil:
     """Publish (node, entry) as the cursor's position; NULL: past an end."""
     cdef Walk* w = <Walk*>c.impl
-    cdef size_t size
+    cdef size_t size, key_size
     cdef uint8_t* fresh
     if node == NULL or entry == NULL:
         c.valid = False
         return
-    size = <size_t>node.key_size + TRAILER_SIZE
+    key_size = _key_size(node)
+    size = key_size + TRAILER_SIZE
     if size > w.capacity:
         fresh = <uint8_t*>realloc(w.key, size * 2)
         if fresh == NULL:
@@ -754,11 +906,12 @@ cdef void _stand(Cursor* c, Node* node, Entry* entry) noexcept nogil:
         w.key = fresh
         w.capacity = size * 2
     if node != w.node or c.key.size != size or not c.valid:
-        memcpy(w.key, _key(node), node.key_size)
+        memcpy(w.key, _key(node), key_size)
+        nokv_prefetch(_next(node, 0))           # whoever walks on finds it there
     w.node = node
     w.entry = entry
     w.packed = entry.packed
-    put_trailer(w.key + node.key_size, entry.packed >> 8, <int>(entry.packed & 255))
+    put_trailer(w.key + key_size, entry.packed >> 8, <int>(entry.packed & 255))
     c.key.data = w.key
     c.key.size = size
     c.value.data = _value(entry)
@@ -767,8 +920,8 @@ cdef void _stand(Cursor* c, Node* node, Entry* entry) noexcept nogil:
 
 cdef inline Entry* _oldest(Node* node) noexcept nogil:
     cdef Entry* entry = <Entry*>nokv_load_acquire(<void**>&node.newest)
-    while entry.older != NULL:
-        entry = entry.older
+    while _older(entry) != NULL:
+        entry = _older(entry)
     return entry
 
 cdef void _stand_newest(Cursor* c, Node* node) noexcept nogil:
@@ -792,10 +945,10 @@ cdef void _seek(Cursor* c, Slice target) noexcept nogil:
     cdef uint64_t packed = read_trailer(target.data + size)
     cdef Node* node = _find(w.table, target.data, size)
     cdef Entry* entry
-    if node != NULL and node.key_size == size and memcmp(_key(node), target.data, size) == 0:
+    if node != NULL and _key_size(node) == size and memcmp(_key(node), target.data, size) == 0:
         entry = <Entry*>nokv_load_acquire(<void**>&node.newest)
         while entry != NULL and entry.packed > packed:
-            entry = entry.older
+            entry = _older(entry)
         if entry != NULL:
             _stand(c, node, entry)
             return
@@ -804,8 +957,9 @@ cdef void _seek(Cursor* c, Slice target) noexcept nogil:
 
 cdef void _move_next(Cursor* c) noexcept nogil:
     cdef Walk* w = <Walk*>c.impl
-    if w.entry.older != NULL:
-        _stand(c, w.node, w.entry.older)
+    cdef Entry* older = _older(w.entry)
+    if older != NULL:
+        _stand(c, w.node, older)
     else:
         _stand_newest(c, _next(w.node, 0))
 
@@ -815,13 +969,70 @@ cdef void _move_prev(Cursor* c) noexcept nogil:
     cdef Entry* newer = NULL
     while entry != NULL and entry.packed > w.packed:
         newer = entry
-        entry = entry.older
+        entry = _older(entry)
     if newer != NULL:
         _stand(c, w.node, newer)
     else:
         _stand_oldest(c, <Node*>nokv_load_acquire(<void**>&w.node.previous))
 
+cdef void _flush_stand(Cursor* c, uint64_t at) noexcept nogil:
+    cdef Walk* w = <Walk*>c.impl
+    cdef uint8_t* ahead
+    w.at = at
+    if at + AHEAD < w.count:
+        ahead = <uint8_t*>w.nodes[at + AHEAD]
+        nokv_prefetch(ahead)
+        nokv_prefetch(ahead + 64)
+        nokv_prefetch(ahead + 128)
+    _stand_newest(c, w.nodes[at] if at < w.count else NULL)
+
+cdef void _flush_seek_first(Cursor* c) noexcept nogil:
+    _flush_stand(c, 0)
+
+cdef void _flush_next(Cursor* c) noexcept nogil:
+    cdef Walk* w = <Walk*>c.impl
+    cdef Entry* older = _older(w.entry)
+    if older != NULL:
+        _stand(c, w.node, older)
+    else:
+        _flush_stand(c, w.at + 1)
+
+cdef void _flush_seek(Cursor* c, Slice target) noexcept nogil:
+    cdef Walk* w = <Walk*>c.impl
+    cdef uint64_t low = 0, high = w.count, middle
+    cdef size_t size = target.size - TRAILER_SIZE
+    while low < high:
+        middle = low + (high - low) // 2
+        if compare_bytes(_key(w.nodes[middle]), _key_size(w.nodes[middle]), target.data, size) < 0:
+            low = middle + 1
+        else:
+            high = middle
+    _flush_stand(c, low)
+    if c.valid and _key_size(w.node) == size and memcmp(_key(w.node), target.data, size) == 0:
+        while c.valid and w.node == w.nodes[low] and w.packed > read_trailer(target.data + size):
+            _flush_next(c)
+
+cdef void _flush_seek_last(Cursor* c) noexcept nogil:
+    (<Walk*>c.impl).at = (<Walk*>c.impl).count - 1
+    _stand_oldest(c, (<Walk*>c.impl).nodes[(<Walk*>c.impl).at])
+
+cdef void _flush_prev(Cursor* c) noexcept nogil:
+    cdef Walk* w = <Walk*>c.impl
+    cdef Entry* entry = w.node.newest
+    cdef Entry* newer = NULL
+    while entry != w.entry:
+        newer = entry
+        entry = _older(entry)
+    if newer != NULL:
+        _stand(c, w.node, newer)
+    elif w.at == 0:
+        c.valid = False
+    else:
+        w.at -= 1
+        _stand_oldest(c, w.nodes[w.at])
+
 cdef void _destroy(Cursor* c) noexcept nogil:
+    free((<Walk*>c.impl).nodes)
     free((<Walk*>c.impl).key)
     free(c)
 
@@ -836,3 +1047,12 @@ _ops.seek = _seek
 _ops.next = _move_next
 _ops.prev = _move_prev
 _ops.destroy = _destroy
+
+cdef CursorOps _flush_ops
+_flush_ops.newest = _newest
+_flush_ops.seek_first = _flush_seek_first
+_flush_ops.seek_last = _flush_seek_last
+_flush_ops.seek = _flush_seek
+_flush_ops.next = _flush_next
+_flush_ops.prev = _flush_prev
+_flush_ops.destroy = _destroy

@@ -1,0 +1,28 @@
+from libc.stdint cimport uint8_t, uint64_t
+
+cdef enum:
+    CHUNK_BYTES = 2097152           # what a pool keeps: one huge page
+    CHUNK_HEADER = 16
+
+cdef struct Chunk:                  # CHUNK_HEADER bytes, then memory to hand out
+    Chunk* next
+    uint64_t size                   # of all of it
+
+cdef struct Pool:
+    Chunk* free
+    uint64_t free_bytes
+    uint64_t limit
+    uint64_t fresh                  # chunks of CHUNK_BYTES that came from the system
+    uint64_t reused                 # chunks of CHUNK_BYTES that came from a memtable before
+    Py_ssize_t users
+
+cdef class ArenaPool:
+    cdef Pool* pool
+
+# Under the GIL, all of them: it is the pool's lock. `pool` may be NULL.
+cdef Chunk* chunk_take(Pool* pool, uint64_t size) noexcept nogil                # NULL: no memory
+cdef void chunk_give(Pool* pool, Chunk* chunk) noexcept nogil
+cdef void* zeros_take(Pool* pool, uint64_t size) noexcept nogil                 # NULL: no memory
+cdef void zeros_give(Pool* pool, void* memory, uint64_t size) noexcept nogil
+cdef Pool* pool_retain(Pool* pool) noexcept nogil
+cdef void pool_release(Pool* pool) noexcept nogil
