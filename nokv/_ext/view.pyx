@@ -311,8 +311,7 @@ cdef class Store:
 
     def _memtable_cursor(self, MemTable mem not None):
         """For the flush: every entry of a memtable that takes no more writes."""
-        mem.settle()
-        return OwnedCursor.make(mem.cursor(), mem)
+        return OwnedCursor.make(mem.flush_cursor(), mem)
 
     # -- snapshots ----------------------------------------------------------------------------------------------------
     # A C array and not a list: the collector empties the lists of a garbage cycle before its last members let go.
