@@ -67,6 +67,8 @@ cdef extern from *:
     void nokv_block_free(void* p, size_t size) noexcept nogil
     void nokv_block_populate(void* p, size_t size) noexcept nogil
 
+ARENA_CHUNK_BYTES = CHUNK_BYTES
+
 cdef enum:
     BLOCK_MIN = 262144              # below this, malloc
 

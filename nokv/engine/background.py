@@ -11,6 +11,7 @@ import errno
 import threading
 from collections.abc import Callable
 
+from nokv._ext.arena import ARENA_CHUNK_BYTES, ArenaPool
 from nokv._ext.db import Core, View
 from nokv._ext.memtable import MemTable
 from nokv.engine.manifest.edit import VersionEdit
@@ -27,6 +28,7 @@ from nokv.errors import Closed, NoKVError, ReadOnly
 __all__ = ["ENGINE", "Background", "may_pass"]
 
 ENGINE = "engine"  # our name among the WAL's retainers
+READY_CHUNKS = 3  # of the memtable's memory, made ready ahead of the writer
 CLOSE_FLUSH_BYTES = 64 << 10  # a close leaves less than this to be replayed by the next open
 
 
@@ -61,6 +63,7 @@ class Background(Core):
             self._log_executor: Executor = self._own_executors[2]
         else:
             self._flush_executor = self._compaction_executor = self._log_executor = executor
+        self._arena = ArenaPool(self._options.write_buffer_bytes)  # a freed memtable's memory, for the next one
         self._paced_ns = 0  # when the slice that is being written was handed out
         self._flush_rate = 0.0  # bytes a second, smoothed; 0: not known yet
         self._flush_began_ns = 0
@@ -120,8 +123,9 @@ class Background(Core):
             self._write_waits += 1
             self._submit_compaction()
             self._compaction_executor.drain()
-        # no growing of the hash index under a writer's feet
-        fresh = MemTable(self._flushes + 2, self.view.mem.slots)
+        # no growing of the hash index under a writer's feet; and not one that fills the buffer by itself
+        slots = min(self.view.mem.slots, self._options.write_buffer_bytes // 32)
+        fresh = MemTable(self._flushes + 2, slots, self._arena)
         fresh.first_segment = self._wal.active_segment
         with self._view_lock:
             view = self.view
@@ -177,6 +181,10 @@ class Background(Core):
         # No space: the append that needs the segment reports it. A failed sync: the next write raises.
         with contextlib.suppress(OSError, ReadOnly):
             self._wal.attend()
+        used = self.view.mem.used_bytes
+        if used >= ARENA_CHUNK_BYTES:
+            left = self._options.write_buffer_bytes - used
+            self._arena.prepare(max(0, min(READY_CHUNKS, left // ARENA_CHUNK_BYTES)))
 
     def _became_dirty(self) -> None:
         if self.durability != 1:
@@ -287,7 +295,7 @@ class Background(Core):
             return
         try:
             self._wal.shrink()
-            fresh = MemTable(self._flushes + 2)
+            fresh = MemTable(self._flushes + 2, pool=self._arena)
             fresh.first_segment = self._wal.active_segment
             self.view = View(fresh, (view.mem, *view.immutables), view.version)  # an empty one moves the log number on
             while self._flush_oldest():

@@ -137,7 +137,7 @@ class DB(Background, MutableMapping[bytes, bytes]):
             raise Corruption(
                 f"WAL segment {log_number} is missing: the manifest needs it", path=wal_path, found=segments[0]
             )
-        mem = MemTable(1)
+        mem = MemTable(1, pool=self._arena)
         mem.first_segment = max(log_number, segments[0])
         self.view = View(mem, (), self._versions.current)
         self.sequence = self._versions.last_sequence
@@ -484,6 +484,7 @@ class DB(Background, MutableMapping[bytes, bytes]):
                     self._closed_synced = not self._poisoned
                 finally:
                     self._versions.close()
+                    self._arena.close()
         finally:
             self._on_flush.clear()
             self._lock.release()

@@ -38,6 +38,7 @@ def engine_stats(db: DB) -> dict[str, Any]:
             "bytes": db._flushed_bytes,
             "pending": len(immutables),
             "memtable_bytes": view.mem.used_bytes,
+            "memtable_spare_bytes": db._arena.stats()["free_bytes"],
             "memtable_allocated_bytes": view.mem.allocated_bytes + sum(t.allocated_bytes for t in immutables),
             "last_error": str(db._flush_error or ""),
         },

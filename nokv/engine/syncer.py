@@ -11,12 +11,15 @@ if TYPE_CHECKING:
 
 __all__ = ["IntervalSyncer"]
 
+IDLE_S = 10.0  # without a write: then spare memory goes back to the system
+
 
 class IntervalSyncer:
     """durability="interval": a thread that syncs the log, one interval after the first write since the last sync."""
 
-    def __init__(self, db: Background, interval_s: float) -> None:
+    def __init__(self, db: Background, interval_s: float, idle_s: float = IDLE_S) -> None:
         self._db = weakref.ref(db)
+        self._idle_s = idle_s
         self._interval_s = interval_s
         self._changed = threading.Condition()
         self._pending = False
@@ -41,6 +44,12 @@ class IntervalSyncer:
 
     def _run(self) -> None:
         while True:
+            with self._changed:
+                idle = not self._changed.wait_for(lambda: self._pending or self._stopping, self._idle_s)
+            db = self._db() if idle else None
+            if db is not None:
+                db._arena.trim()
+                del db
             with self._changed:
                 self._changed.wait_for(lambda: self._pending or self._stopping)
                 # the interval runs from the first write on; only the end cuts it short
