@@ -8,6 +8,7 @@ cdef enum:
     RECORD_SEGMENT = 2
     RECORD_SYNCED = 3
     RECORD_LINK = 4
+    RECORD_FILLER = 5
 
 cdef class SegmentWriter:
     cdef readonly object file
@@ -16,6 +17,7 @@ cdef class SegmentWriter:
     cdef readonly uint64_t end      # where the next record goes, a multiple of RECORD_ALIGN
     cdef uint64_t limit             # capacity, or 0 once sealed
     cdef readonly uint64_t ready    # up to here a store meets no page fault, or next to none
+    cdef public uint64_t synced         # before this everything is on disk
     cdef uint64_t left_behind       # pages before this were taken out of the mapping
     cdef uint8_t* base              # NULL: the file is not mapped and every append goes through file.write
     cdef object map

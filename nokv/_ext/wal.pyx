@@ -17,7 +17,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from nokv._ext.crc32c cimport crc32c
 
-from mmap import mmap
+from mmap import PAGESIZE, mmap
 
 HEADER_SIZE = RECORD_HEADER_SIZE
 DATA_START = SEGMENT_DATA_START
@@ -25,6 +25,7 @@ TYPE_BATCH = RECORD_BATCH
 TYPE_SEGMENT = RECORD_SEGMENT
 TYPE_SYNCED = RECORD_SYNCED
 TYPE_LINK = RECORD_LINK
+TYPE_FILLER = RECORD_FILLER
 PAYLOAD_BYTES_MAX = 0x7FFFFFFF
 
 cdef extern from *:
@@ -48,6 +49,7 @@ cdef extern from *:
 cdef enum:
     SECTOR = 512
     PAGE_MAX = 65536                # a multiple of every page size there is
+    READY_STEP = 262144             # made ready by one system call, which keeps other threads from mapping memory
 
 
 cdef inline uint64_t _align(uint64_t offset) noexcept nogil:
@@ -105,7 +107,7 @@ cdef class SegmentWriter:
         self.capacity = file.capacity
         self.limit = self.capacity
         self.end = 0
-        self.ready = self.left_behind = 0
+        self.ready = self.left_behind = self.synced = 0
         self.base = NULL
         self.map = getattr(file, "map", None)
 
@@ -199,7 +201,28 @@ cdef class SegmentWriter:
             self.ready = stop
             # a mapping that is closed meanwhile: the call finds nothing to do, or readies pages that somebody else maps
             with nogil:
-                nokv_populate(base + start, stop - start)
+                while start < stop:
+                    nokv_populate(base + start, min(stop - start, <uint64_t>READY_STEP))
+                    start += READY_STEP
+
+    def unprotect(self):
+        """After a sync: make the pages that the next records go to writable again, without the GIL. The store that found them
+        write-protected would wait for the file system with the GIL held."""
+        cdef uint64_t page = <uint64_t>PAGESIZE
+        cdef uint64_t start = self.end & ~(page - 1)
+        cdef uint8_t* base = self.base
+        if base == NULL or type(self.map) is not mmap or start >= self.capacity:
+            return
+        with nogil:
+            nokv_populate(base + start, min(2 * page, self.capacity - start))
+
+    def fill_page(self):
+        """Let the next record begin in another page than the last one, which a sync is about to write-protect."""
+        cdef uint64_t page = <uint64_t>PAGESIZE
+        cdef uint64_t stop = (self.end + page - 1) & ~(page - 1)
+        if self.base == NULL or stop > self.limit or stop < self.end + RECORD_HEADER_SIZE:
+            return
+        self.commit(RECORD_FILLER, stop - self.end - RECORD_HEADER_SIZE)    # of zeros: nothing was written there yet
 
     def seal(self):
         """No further record: `end` is final from here on."""

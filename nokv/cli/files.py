@@ -26,6 +26,7 @@ RECORD_NAMES = {
     2: "segment-header",
     3: "synced",
     4: "link",
+    5: "filler",
     16: "raft-entries",
     17: "raft-hard-state",
     18: "raft-mark",

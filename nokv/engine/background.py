@@ -197,7 +197,7 @@ class Background(Core):
     def _interval_step(self) -> None:
         self.dirty = False
         with contextlib.suppress(ReadOnly, Closed):  # the log remembers why; the next write raises it
-            self._wal.sync()
+            self._wal.sync(background=True)
 
     def _submit(self, executor: Executor, step: Callable[[], None]) -> bool:
         try:

@@ -19,13 +19,17 @@ import mmap
 import os
 import sys
 
+from nokv._ext.disk import CAN_SYNC_RANGES, start_writing, sync_range, zero
 from nokv.env.ports import Buffer
 
 __all__ = ["FileLock", "MappedLogFile", "OsFiles", "OsWritableFile"]
 
-ZERO_CHUNK_BYTES = 256 << 10
-# of a new log: reserved blocks read as zero too, and writing zeros costs the disk as much as data
+# Of a new log: afterwards a sync of a record has no extent to convert and no size to journal. Only so much: reserved
+# blocks read as zero too, and writing zeros costs the disk as much as data. Through the map and not by `write`: a large
+# write makes large folios in the page cache, and a store into one dirties all of it, so that every later sync would
+# write up to a megabyte instead of a page.
 ZEROED_BYTES_MAX = 1 << 20
+WRITE_BEHIND_BYTES = 1 << 20
 WRITE_MAX_BYTES = 1 << 30  # Linux moves at most 2 GiB - 4 KiB in one write
 _DARWIN = sys.platform == "darwin"
 
@@ -53,29 +57,26 @@ def _allocate(fd: int, capacity: int) -> None:
         os.ftruncate(fd, capacity)
 
 
-def _zero(target: mmap.mmap, capacity: int) -> None:
-    """Store zeros over the first `capacity` bytes: afterwards a sync of a record has no extent to convert and no size
-    to journal. Through the map and not by `write`: a large write makes large folios in the page cache, and a store into
-    one dirties all of it, so that every later sync would write up to a megabyte instead of a page."""
-    zeros = memoryview(bytes(min(ZERO_CHUNK_BYTES, capacity)))
-    for offset in range(0, capacity, len(zeros)):
-        target[offset : min(offset + len(zeros), capacity)] = zeros[: capacity - offset]
-
-
 class OsWritableFile:
     """A new file, written from front to back."""
 
-    __slots__ = ("_fd", "path")
+    __slots__ = ("_fd", "_started", "_written", "path")
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._fd = -1
+        self._written = self._started = 0
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)  # a leftover of the same name: whoever still maps it keeps what it maps
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
     def write(self, data: Buffer, /) -> int:
-        return _write_all(self._fd, data)
+        done = _write_all(self._fd, data)
+        self._written += done
+        if self._written - self._started >= WRITE_BEHIND_BYTES:  # or `sync` would find all of it still to be written
+            start_writing(self._fd, self._started, self._written - self._started)
+            self._started = self._written
+        return done
 
     def sync(self) -> None:
         _sync_data(self._fd)
@@ -105,7 +106,10 @@ class MappedLogFile:
         view = memoryview(data).cast("B")
         self.map[offset : offset + len(view)] = view
 
-    def sync(self) -> None:
+    def sync(self, start: int = 0, end: int | None = None, /) -> None:
+        if end is not None and CAN_SYNC_RANGES:
+            sync_range(self.map, start, end)
+            return
         if _DARWIN:
             self.map.flush()
         _sync_data(self._fd)
@@ -161,10 +165,11 @@ class OsFiles:
             if recycle is None:
                 _allocate(fd, capacity)
             file = MappedLogFile(path, fd, capacity)
-            if recycle is None:
-                _zero(file.map, min(capacity, ZEROED_BYTES_MAX))
-            else:
-                _zero(file.map, capacity)
+            if hasattr(mmap, "MADV_RANDOM"):  # no reading ahead, which makes large folios too
+                file.map.madvise(mmap.MADV_RANDOM)
+            if recycle is not None or capacity <= ZEROED_BYTES_MAX:
+                zero(file.map, capacity)
+            if recycle is not None:
                 if _DARWIN:
                     file.map.flush()
                 os.fsync(fd)  # or power loss could bring back records of the file's former life

@@ -35,14 +35,15 @@ class WritableFile(Protocol):
 class LogFile(Protocol):
     """A preallocated, pre-zeroed, fixed-capacity file for a write-ahead log. One writer at a time.
 
-    When `write` returns, the bytes survive the death of this process; when `sync` returns they survive power loss.
+    When `write` returns, the bytes survive the death of this process; when `sync` returns they survive power loss:
+    those from `start` to `end`, or all of them.
     Bytes never written read as zero. After `sync` raised, the caller must never call it again as if nothing happened.
     """
 
     capacity: int
 
     def write(self, offset: int, data: Buffer, /) -> None: ...
-    def sync(self) -> None: ...
+    def sync(self, start: int = 0, end: int | None = None, /) -> None: ...
     def close(self) -> None: ...
 
 

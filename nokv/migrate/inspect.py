@@ -77,7 +77,7 @@ class _MemoryLog:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.data[offset : offset + len(data)] = data
 
-    def sync(self) -> None:
+    def sync(self, start: int = 0, end: int | None = None, /) -> None:
         return
 
     def close(self) -> None:

@@ -81,11 +81,16 @@ class _Inode:
         self.size = max(self.size, offset + len(data))
         self.pending.append(_Write(number, offset, data))
 
-    def sync(self) -> None:
+    def sync(self, start: int = 0, end: int | None = None) -> None:
+        """Only the writes that touch the range: what a disk takes along beside them is luck."""
+        later = []
         for write in self.pending:
-            _store(self.durable, write.offset, write.data)
+            if end is None or (write.offset < end and write.offset + len(write.data) > start):
+                _store(self.durable, write.offset, write.data)
+            else:
+                later.append(write)
         self.durable_size = self.size
-        self.pending.clear()
+        self.pending = later
 
     def content(self) -> bytes:
         return bytes(self.data) + bytes(self.size - len(self.data))
@@ -387,10 +392,10 @@ class CrashFiles:
             inode.write(number, offset, content)
             return len(content)
 
-    def _sync(self, path: str, inode: _Inode) -> None:
+    def _sync(self, path: str, inode: _Inode, start: int = 0, end: int | None = None) -> None:
         with self._mutex:
             self._begin("sync", path)
-            inode.sync()
+            inode.sync(start, end)
 
     def _find(self, path: str) -> _Node | None:
         node: _Node = self._root
@@ -573,10 +578,10 @@ class _CrashLogFile:
             _fail(errno.EFBIG, self._path)
         self._files._write(self._path, self._inode, offset, data)
 
-    def sync(self) -> None:
+    def sync(self, start: int = 0, end: int | None = None, /) -> None:
         if self._closed:
             _fail(errno.EBADF, self._path)
-        self._files._sync(self._path, self._inode)
+        self._files._sync(self._path, self._inode, start, end)
 
     def close(self) -> None:
         self._closed = True
@@ -764,9 +769,9 @@ class _FaultLogFile:
         self._inner.write(offset, memoryview(data)[: len(data) // 2])
         _fail(errno.ENOSPC, self._path)
 
-    def sync(self) -> None:
+    def sync(self, start: int = 0, end: int | None = None, /) -> None:
         if self._files._strike("sync", self._path) is None:
-            self._inner.sync()
+            self._inner.sync(start, end)
 
     def close(self) -> None:
         self._inner.close()

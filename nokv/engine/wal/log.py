@@ -49,6 +49,7 @@ GROWTH = 4
 FREE_SEGMENTS_MAX = 1
 RECYCLE_SYNCS = 1000  # in a segment's life
 PAGE = 4096
+MUCH_BYTES = 256 << 10  # to sync at a time: then the writer goes on in a page of its own
 OVERHEAD = DATA_START + LINK_RECORD_BYTES + HEADER_SIZE  # of a segment that holds one record
 REPLAY_CHUNK = 256
 SMALL_BYTES = 1 << 20
@@ -76,6 +77,7 @@ class Wal(WalCore):
         *,
         create: bool = True,
         recycle_syncs: int = RECYCLE_SYNCS,
+        much_bytes: int = MUCH_BYTES,
     ) -> None:
         if segment_bytes < SEGMENT_BYTES_MIN:
             raise UsageError(
@@ -90,6 +92,7 @@ class Wal(WalCore):
         self._synced = 0  # value of `appended` that the last sync covered
         self._sync_count = 0
         self._recycle_syncs = recycle_syncs
+        self._much_bytes = much_bytes
         self._syncs_at_release = 0
         self._syncs_at_attend = 0
         self._ready_bytes = READY_BYTES_MIN
@@ -278,8 +281,10 @@ class Wal(WalCore):
             raise ReadOnly(f"the WAL is read-only: {self.failure}", cause=str(self.failure), hint="close and reopen")
 
     # -- durability ---------------------------------------------------------------------------------------------------
-    def sync(self) -> None:
-        """Everything appended before this call is on disk when it returns. Waiting callers share the next fdatasync."""
+    def sync(self, *, background: bool = False) -> None:
+        """Everything appended before this call is on disk when it returns. Waiting callers share the next fdatasync.
+
+        `background`: nobody waits for it, and writers should not notice."""
         target = self.appended
         with self._sync_turn:
             while True:
@@ -292,7 +297,7 @@ class Wal(WalCore):
                 self._sync_turn.wait()
         covered = -1
         try:
-            covered = self._sync_now()
+            covered = self._sync_now(background)
         except OSError as error:
             raise self._sync_failed(error) from error
         finally:
@@ -308,16 +313,27 @@ class Wal(WalCore):
         self.failure = f"sync failed: {error}"
         return ReadOnly(f"the WAL is read-only: {self.failure}", cause=str(error), hint="close and reopen")
 
-    def _sync_now(self) -> int:
+    def _sync_now(self, background: bool) -> int:
+        """A sync writes a file's dirty pages and write-protects them: the next store into one waits for the file
+        system. Synced for somebody, pages that are ready and still empty are written, too, which spares later syncs the
+        journal. A background sync of a busy log takes only what has been written; the writer goes on behind it."""
         with self._lock:
-            covered = self.appended
-            older = list(self._unsynced)
             active = self.active
             assert active is not None
+            exact = background and active.end - active.synced >= self._much_bytes
+            if exact:
+                active.fill_page()
+            covered = self.appended
+            older = list(self._unsynced)
             through = (active.number, active.end)
         for writer in older:
             writer.file.sync()
-        active.file.sync()
+        if exact:
+            active.file.sync(active.synced, through[1])
+        else:
+            active.file.sync()
+        active.synced = through[1]
+        active.unprotect()
         with self._lock:
             for writer in older:
                 self._unsynced.remove(writer)

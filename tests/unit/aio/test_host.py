@@ -43,11 +43,11 @@ class Gate:
             def write(self, offset: int, data: Any, /) -> None:
                 file.write(offset, data)
 
-            def sync(self) -> None:
+            def sync(self, start: int = 0, end: int | None = None, /) -> None:
                 if not gate.open.is_set():
                     gate.waiting.set()
                     assert gate.open.wait(60)
-                file.sync()
+                file.sync(start, end)
 
             def close(self) -> None:
                 file.close()

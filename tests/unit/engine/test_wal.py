@@ -4,7 +4,9 @@ sync."""
 from __future__ import annotations
 
 import errno
+import mmap
 import random
+import resource
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,7 @@ from nokv.engine.wal import Wal
 from nokv.engine.wal.recovery import recover, segment_name
 from nokv.env.files import OsFiles
 from nokv.env.ports import Files
-from nokv.testing.files import CrashFiles, CrashPoint, FaultFiles
+from nokv.testing.files import CrashFiles, CrashMode, CrashPoint, FaultFiles
 
 RECORDS = st.lists(
     st.tuples(st.integers(16, 19), st.one_of(st.binary(max_size=60), st.binary(min_size=900))), max_size=40
@@ -325,3 +327,73 @@ def test_a_background_step_keeps_ahead_of_the_writer(place: tuple[Files, str]) -
     again = Wal(files, directory, 16 << 20)
     assert [payload for _, payload in contents(again)] == appended
     again.close()
+
+
+@given(
+    steps=st.lists(
+        st.one_of(st.binary(max_size=3000), st.sampled_from(["background", "for somebody"])), min_size=1, max_size=60
+    ),
+    segment_bytes=st.sampled_from([4096, 20000, 1 << 20]),
+    seed=st.integers(0, 1 << 32),
+)
+@settings(max_examples=80, deadline=None)
+def test_what_any_kind_of_sync_covered_survives_power_loss(
+    steps: list[bytes | str], segment_bytes: int, seed: int
+) -> None:
+    """A background sync of a busy log asks for the range that was written since the sync before, and for no more."""
+    files = CrashFiles(seed=seed)
+    wal = Wal(files, "wal", segment_bytes, much_bytes=2000)
+    records, synced = [], 0
+    for step in steps:
+        if isinstance(step, str):
+            wal.sync(background=step == "background")
+            synced = len(records)
+        else:
+            wal.append(16, step)
+            records.append((16, step))
+    modes: tuple[CrashMode, ...] = ("drop", "torn", "random")
+    for mode in modes:
+        again = Wal(files.crash_clone(mode, seed=seed), "wal", segment_bytes)
+        found = contents(again)
+        assert found == records[: len(found)] and len(found) >= synced
+        again.close()
+
+
+def test_after_a_background_sync_a_busy_writer_goes_on_in_another_page(tmp_path: Path) -> None:
+    directory = str(tmp_path / "wal")
+    wal = Wal(OsFiles(), directory, 16 << 20, much_bytes=10_000)
+    records = []
+    for number in range(600):
+        record = (16, b"%d" % number * 40)
+        wal.append(*record)
+        records.append(record)
+        if number % 7 == 0:
+            active = wal.active
+            assert active is not None
+            much, end = active.end - active.synced >= 10_000, active.end
+            wal.sync(background=True)
+            if active.mapped:
+                assert (active.synced % mmap.PAGESIZE == 0) == (much or end % mmap.PAGESIZE == 0)
+                assert active.synced >= end  # and the next record lies behind it
+    assert contents(wal) == records
+    wal.close()
+    again = Wal(OsFiles(), directory, 16 << 20)
+    assert contents(again) == records
+    again.close()
+
+
+def test_no_page_of_the_next_record_is_write_protected_after_a_sync(tmp_path: Path) -> None:
+    """The store that meets one waits for the file system, and every thread waits for it."""
+    wal = Wal(OsFiles(), str(tmp_path / "wal"), 16 << 20)
+    for background in (True, False, True):
+        for number in range(4000):
+            wal.append(16, b"%d" % number * 30)
+            assert wal.active is not None
+            if wal.active.end > wal.soft_limit:
+                wal.attend()
+        wal.sync(background=background)
+        payload = b"x" * 50
+        faults = [resource.getrusage(resource.RUSAGE_THREAD).ru_minflt for _ in range(5)]
+        wal.append(16, payload)
+        assert resource.getrusage(resource.RUSAGE_THREAD).ru_minflt == faults[-1]
+    wal.close()
