@@ -278,7 +278,12 @@ cdef class OwnedCursor:
     cdef OwnedCursor make(Cursor* c, object owner):
         if c == NULL:
             raise MemoryError
-        cdef OwnedCursor owned = OwnedCursor.__new__(OwnedCursor)
+        cdef OwnedCursor owned
+        try:
+            owned = OwnedCursor.__new__(OwnedCursor)
+        except MemoryError:
+            c.ops.destroy(c)
+            raise
         owned.c = c
         owned.owner = owner
         return owned

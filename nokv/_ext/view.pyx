@@ -353,13 +353,13 @@ cdef class Store:
     # -- cursors ------------------------------------------------------------------------------------------------------
     cdef Cursor* open_cursor(self, View view, uint64_t sequence) except NULL:
         """A cursor over the entries of a view, in which those are missing that a range delete hides from a reader at `sequence`."""
-        cdef Cursor* inner = self.open_raw_cursor(view)
+        cdef tuple memtables = (view.mem, *view.immutables)     # first: a cursor that is open may not be left behind
+        cdef Cursor* inner = self.open_raw_cursor(view)         # from here on nobody else may run
         cdef Cursor* hiding
         cdef RangeSource* sources
         cdef RangeList** lists
         cdef MemTable mem
         cdef int count = 0, n = 0, i
-        cdef tuple memtables = (view.mem, *view.immutables)     # now: from the count on nobody else may run
         for item in memtables:
             count += (<MemTable>item).t.piece_count
         if count == 0 and view.version.range_source_count == 0:
