@@ -18,6 +18,7 @@ import nokv
 from nokv.engine.mode import STANDALONE, ModeRecord, write_mode
 from nokv.testing.executor import StepExecutor
 from nokv.testing.files import CrashFiles
+from tests.counts import count
 
 SECTOR = 512
 OPTIONS = {"wal_segment_bytes": 4096, "write_buffer_bytes": 1 << 20, "block_bytes": 512, "block_cache_bytes": 0}
@@ -182,23 +183,17 @@ def test_the_store_is_what_the_sweep_needs() -> None:
     db.close()
 
 
-def test_a_bit_in_every_fifth_byte() -> None:
-    sweep(lambda path: bits(path, 5, all_bits=False))
+@pytest.mark.counted
+def test_flipped_bits() -> None:
+    """One bit of every fifth byte, one of every byte, or all of them."""
+    sweep(lambda path: bits(path, count(5, 1, 1), all_bits=count(0, 0, 1) == 1))
 
 
-def test_cut_at_every_seventh_length() -> None:
-    sweep(lambda path: lengths(path, 7))
+@pytest.mark.counted
+def test_cut_files() -> None:
+    """At every seventh length, or at every one."""
+    sweep(lambda path: lengths(path, count(7, 1, 1)))
 
 
 def test_sectors_of_zeros_and_swapped_sectors() -> None:
     sweep(sectors)
-
-
-@pytest.mark.long
-def test_every_bit_of_every_byte() -> None:
-    sweep(lambda path: bits(path, 1, all_bits=True))
-
-
-@pytest.mark.long
-def test_cut_at_every_length() -> None:
-    sweep(lambda path: lengths(path, 1))

@@ -17,8 +17,11 @@ import pytest
 import nokv
 from nokv.testing.executor import StepExecutor
 from nokv.testing.files import CRASH_MODES, CrashFiles, CrashMode, CrashPoint
+from tests.counts import count
 
-OPERATIONS = 200
+OPERATIONS = count(200, 200, 750)
+IMAGES = count(2, 6, 20)  # of each operation on the disk
+DOUBLE_CRASHES = count(200, 500, 5000)
 SEED = 20261
 OPTIONS = {
     "write_buffer_bytes": 8192,
@@ -135,8 +138,11 @@ def operation_count() -> int:
 
 
 def check_image(files: CrashFiles, mode: CrashMode, seed: int, done: int, durable: int) -> None:
-    image = files.crash_clone(mode, seed=seed)
     promised = done if mode in ("process", "keep") else durable
+    check_recovery(files.crash_clone(mode, seed=seed), seed, promised, done)
+
+
+def check_recovery(image: CrashFiles, seed: int, promised: int, done: int) -> None:
     db = open_db(image)
     found = dict(db.scan())
     assert list(db.scan(reverse=True)) == sorted(found.items(), reverse=True)
@@ -154,28 +160,47 @@ def crash_points(slice_index: int, slices: int) -> Iterator[int]:
     yield from range(1 + slice_index, operation_count() + 1, slices)
 
 
+@pytest.mark.counted
 @pytest.mark.parametrize("part", range(6))
 def test_crash_at_every_operation(part: int) -> None:
-    """Every operation on the disk, each with two of the six kinds of image; over the six parts every kind has its
+    """Every operation on the disk, each with some of the six kinds of image; over the six parts every kind has its
     turn."""
     for number, k in enumerate(crash_points(part, 6)):
         files = CrashFiles(seed=k, crash_at=k)
         done, durable = run_workload(files)
         assert files.crashed
-        for mode in (CRASH_MODES[(number + part) % 6], "random"):
+        for turn in range(IMAGES):
+            mode: CrashMode = "random" if turn % 6 == 1 else CRASH_MODES[(number + part + turn) % 6]
             try:
-                check_image(files, mode, k, done, durable)
+                check_image(files, mode, k + turn // 6, done, durable)
             except (AssertionError, nokv.NoKVError) as error:
                 raise AssertionError(
-                    f"crash_at={k} ({files.operations[-1]}), mode={mode!r}, done={done}, durable={durable}: {error!r}"
+                    f"crash_at={k} turn={turn} ({files.operations[-1]}), mode={mode!r}, done={done}, durable={durable}: {error!r}"
                 ) from error
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("mode", CRASH_MODES)
-def test_crash_at_every_operation_every_image(mode: CrashMode) -> None:
-    for k in crash_points(0, 1):
-        for seed in range(4 if mode in ("random", "torn") else 1):
-            files = CrashFiles(seed=seed, crash_at=k)
-            done, durable = run_workload(files)
-            check_image(files, mode, seed, done, durable)
+@pytest.mark.counted
+@pytest.mark.parametrize("part", range(4))
+def test_a_crash_inside_the_recovery(part: int) -> None:
+    """The recovery is interrupted at each of its own operations on the disk; the next one finds the same promise kept."""
+    dice = random.Random(SEED + part)
+    total = operation_count()
+    left = DOUBLE_CRASHES // 4
+    while left > 0:
+        k, mode = dice.randrange(1, total + 1), dice.choice(CRASH_MODES)
+        files = CrashFiles(seed=k, crash_at=k)
+        done, durable = run_workload(files)
+        whole = files.crash_clone(mode, seed=k)
+        open_db(whole)  # and never closed
+        for at in range(1, whole.operation_count + 1):
+            image = files.crash_clone(mode, seed=k)
+            image.crash_at = at
+            with pytest.raises(CrashPoint):
+                open_db(image)
+            again = dice.choice(CRASH_MODES)
+            gentle = {mode, again} <= {"process", "keep"}
+            try:
+                check_recovery(image.crash_clone(again, seed=at), at, done if gentle else durable, done)
+            except (AssertionError, nokv.NoKVError) as error:
+                raise AssertionError(f"crash_at={k}, mode={mode!r}, then {at} and {again!r}: {error!r}") from error
+            left -= 1

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import nokv
+from tests.counts import count
 
 ROOT = Path(__file__).resolve().parents[2]
 WRITER = """
@@ -33,13 +34,13 @@ while True:
 """
 
 
-@pytest.mark.parametrize("rounds", [12, pytest.param(200, marks=pytest.mark.long)])
-def test_acknowledged_writes_survive_sigkill(tmp_path: Path, rounds: int) -> None:
+@pytest.mark.counted
+def test_acknowledged_writes_survive_sigkill(tmp_path: Path) -> None:
     seed = int(os.environ.get("NOKV_TEST_SEED", "7"))
     dice = random.Random(seed)
     path = str(tmp_path / "db")
     number = 1
-    for round_number in range(rounds):
+    for round_number in range(count(12, 200, 2000)):
         writer = subprocess.Popen(
             [sys.executable, "-c", WRITER, path, str(number)],
             stdout=subprocess.PIPE,

@@ -3,9 +3,9 @@ reopenings and crashes, under random options (ENG-07, ENG-17)."""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -14,6 +14,7 @@ import nokv
 from nokv.testing.clock import FakeClock
 from nokv.testing.executor import StepExecutor
 from nokv.testing.files import CrashFiles
+from tests.counts import count
 
 KEYS = st.one_of(
     st.binary(max_size=3), st.sampled_from([b"a", b"ab", b"b", b"b\x00", b"b\xff", b"\xff", b"\xff\xff", b"k" * 300])
@@ -430,9 +431,9 @@ class EngineModel(RuleBasedStateMachine):
 
 
 EngineModel.TestCase.settings = settings(
-    max_examples=int(os.environ.get("NOKV_MODEL_EXAMPLES", "100")),
+    max_examples=count(100, 300, 20_000),
     stateful_step_count=50,
     print_blob=True,
     suppress_health_check=list(HealthCheck),
 )
-TestEngineModel = EngineModel.TestCase
+TestEngineModel = pytest.mark.counted(EngineModel.TestCase)
