@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-import nokv
 import nokv.compat.plyvel as ours
 
 plyvel = pytest.importorskip("plyvel")
@@ -178,9 +177,12 @@ def test_seek_beyond_an_inclusive_stop(tmp_path: Path) -> None:
     assert both(tmp_path, steps) == (expected, expected)
 
 
-def test_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(nokv.NotSupported):
-        ours.DB(str(tmp_path / "x"), create_if_missing=True, comparator=max, comparator_name=b"max")  # type: ignore[arg-type]
-    assert not (tmp_path / "x").exists()
-    assert set(dir(plyvel)) - {n for n in dir(plyvel) if n.startswith("_")} <= set(dir(ours))
-    assert {n for n in dir(plyvel.DB) if not n.startswith("_")} <= set(dir(ours.DB)) | {"name"}
+def test_every_public_name(tmp_path: Path) -> None:
+    assert {name for name in dir(plyvel) if not name.startswith("_")} <= set(dir(ours))
+    scopes = []
+    for module in (plyvel, ours):
+        db = module.DB(str(tmp_path / module.__name__), create_if_missing=True)
+        objects = [db, db.prefixed_db(b"p"), db.snapshot(), db.write_batch(), db.iterator(), db.raw_iterator()]
+        scopes.append([[name for name in dir(thing) if not name.startswith("_")] for thing in objects])
+        db.close()
+    assert scopes[0] == scopes[1]
