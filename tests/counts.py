@@ -1,4 +1,4 @@
-"""How often the tests that can be repeated at will are: `NOKV_TEST_COUNTS=few` (make test), `t1` (make test-full) or `t2`
+"""How often the tests repeat themselves that can: `NOKV_TEST_COUNTS=few` (make test), `t1` (make test-full) or `t2`
 (make test-long). Such tests carry `@pytest.mark.counted`."""
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ cdef object scan_of(Store core, View view, uint8_t family, uint64_t sequence, ui
     if not keys and not values:
         raise UsageError("a scan of neither keys nor values", hint="leave one of keys=, values= true")
     if limit is not None and limit < 0:
-        raise UsageError(f"limit {limit} is negative")
+        raise UsageError(f"limit {limit} is negative", hint="None: no limit")
     lower = b"" if start is None else as_bytes(start, "start")
     upper = None if end is None else as_bytes(end, "end")
     if start is not None and end is not None and lower > upper:

@@ -547,12 +547,15 @@ class AsyncDB(_Reads, _Writes):
         await self._host.call(self._target.checkpoint, directory)
 
     async def export_sst(
-        self, directory: str, ranges: Sequence[tuple[str, bytes | None, bytes | None]], **options: Any
+        self,
+        directory: str | Path,
+        ranges: Sequence[tuple[str, bytes | None, bytes | None]] | None = None,
+        **options: Any,
     ) -> list[ExportedFile]:
         return await self._host.call(self._target.export_sst, directory, ranges, **options)
 
-    async def ingest(self, groups: Sequence[Sequence[str]]) -> None:
-        await self._host.call(self._target.ingest, groups)
+    async def ingest_sst(self, tables: Sequence[str | Path | Sequence[str]]) -> None:
+        await self._host.call(self._target.ingest_sst, tables)
 
     async def verify(self) -> VerifyReport:
         return await self._host.call(self._target.verify)

@@ -312,16 +312,19 @@ class DB(Background, MutableMapping[bytes, bytes]):
     # -- tables that travel -------------------------------------------------------------------------------------------
     def export_sst(
         self,
-        directory: str,
-        ranges: Sequence[tuple[str, bytes | None, bytes | None]],
+        directory: str | os.PathLike[str],
+        ranges: Sequence[tuple[str, bytes | None, bytes | None]] | None = None,
         *,
         snapshot: Snapshot | None = None,
         tombstones: bool = False,
     ) -> list[ExportedFile]:
-        """What `snapshot` (or this moment) sees of these (family, start, end) ranges, as external tables in
-        `directory`. With `tombstones`: tables that delete these keys instead, to be ingested before what replaces
-        them."""
+        """What `snapshot` (or this moment) sees of these (family, start, end) ranges (None: of everything), as external
+        tables in `directory`, which holds none yet. With `tombstones`: tables that delete these keys instead, to be
+        ingested before what replaces them."""
         self._check_open()
+        directory = os.fsdecode(os.fspath(directory))
+        if ranges is None:
+            ranges = [(name, None, None) for name in self.families()]
         with contextlib.ExitStack() as stack:
             if snapshot is None:
                 snapshot = stack.enter_context(self.snapshot())
@@ -336,9 +339,15 @@ class DB(Background, MutableMapping[bytes, bytes]):
         with self._compaction_mutex:  # or a table could be dropped and removed between listing and linking
             return self._versions.link_tables(directory)
 
-    def ingest(self, groups: Sequence[Sequence[str]]) -> None:
-        """Publish external tables: later groups hide earlier ones and everything written before. Atomic and durable; on
-        any error nothing has changed. Writers wait meanwhile."""
+    def ingest_sst(self, tables: Sequence[str | os.PathLike[str] | Sequence[str]]) -> None:
+        """Publish external tables: each hides earlier ones and everything written before. A list in the list is a group
+        of tables that do not overlap. Atomic and durable; on any error nothing has changed. Writers wait meanwhile."""
+        groups = [
+            [os.fsdecode(os.fspath(table))]
+            if isinstance(table, (str, bytes, os.PathLike))
+            else [*map(os.fsdecode, table)]
+            for table in tables
+        ]
         with self._write_lock:
             self._check_writable()
             self.ready = False  # every writer now comes to _make_room, and waits for the lock

@@ -17,7 +17,7 @@ from nokv.env.files import OsFiles
 from nokv.env.ports import Clock, DirectoryLock, Executor, Files
 from nokv.errors import Locked, NotFound, ReadOnly, Unavailable, UsageError
 
-__all__ = ["LOCK_FILE", "open_db", "typed_os_errors"]
+__all__ = ["LOCK_FILE", "directory_name", "open_db", "typed_os_errors"]
 
 LOCK_FILE = "LOCK"
 
@@ -45,7 +45,7 @@ def open_db(
 
     Raises NotFound (no database and create=False), Locked, ModeError, Corruption (with file and offset), UsageError.
     """
-    name = os.fsdecode(os.fspath(path)).rstrip("/") or "/"
+    name = directory_name(path)
     if durability not in DURABILITIES:
         raise UsageError(f"unknown durability {durability!r}", hint=" | ".join(DURABILITIES))
     if mode not in MODES:
@@ -68,6 +68,13 @@ def open_db(
             settings,
             lsm,
         )
+
+
+def directory_name(path: str | os.PathLike[str]) -> str:
+    name = os.fsdecode(os.fspath(path))
+    if not name:
+        raise UsageError("the path is empty", hint="name a directory; '.' is the current one")
+    return name.rstrip("/") or "/"
 
 
 @contextmanager

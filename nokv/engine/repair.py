@@ -30,7 +30,7 @@ from nokv.engine.db import BATCH_RECORD
 from nokv.engine.manifest.edit import FileMeta, ValueFileMeta
 from nokv.engine.manifest.log import CURRENT, manifest_name, manifest_number, read_current, read_manifest
 from nokv.engine.mode import MODE_FILE, STANDALONE, check_open, read_mode
-from nokv.engine.opening import LOCK_FILE, open_db, typed_os_errors
+from nokv.engine.opening import LOCK_FILE, directory_name, open_db, typed_os_errors
 from nokv.engine.sst.options import LsmOptions
 from nokv.engine.sst.table import WrittenTable, open_table, table_name, table_number, write_table, write_tables
 from nokv.engine.values import value_name, value_number
@@ -97,7 +97,7 @@ def check(path: str | os.PathLike[str], *, files: Files | None = None) -> CheckR
     """Read every byte of a directory that nobody has open, and say what is wrong. Changes nothing.
 
     Raises NotFound (no database there), UsageError (a file), Locked, NotSupported (a newer format)."""
-    path, files = _name(path), files or OsFiles()
+    path, files = directory_name(path), files or OsFiles()
     with typed_os_errors(path), _locked(files, path, shared=True):
         found = _inspect(files, path)
     return CheckReport(
@@ -118,7 +118,7 @@ def repair(path: str | os.PathLike[str], *, files: Files | None = None) -> Repai
 
     Raises NotFound, Locked, ModeError (a cluster's store is not repaired but replaced), NotSupported (a newer format).
     """
-    path, files = _name(path), files or OsFiles()
+    path, files = directory_name(path), files or OsFiles()
     with typed_os_errors(path), _locked(files, path, shared=False):
         check_open(path, STANDALONE, read_mode(path, files))
         found = _inspect(files, path)
@@ -134,7 +134,7 @@ def destroy(path: str | os.PathLike[str], *, files: Files | None = None) -> None
     `lost/` and the directory itself unless it is empty then.
 
     Raises NotFound, Locked, ModeError (part of a cluster)."""
-    path, files = _name(path), files or OsFiles()
+    path, files = directory_name(path), files or OsFiles()
     with typed_os_errors(path), _locked(files, path, shared=False):
         check_open(path, STANDALONE, read_mode(path, files))
         for folder in (WAL_DIRECTORY, "ingest"):
@@ -153,10 +153,6 @@ def destroy(path: str | os.PathLike[str], *, files: Files | None = None) -> None
 
 def _is_ours(name: str) -> bool:
     return any(parse(name) is not None for parse in (table_number, value_number, manifest_number))
-
-
-def _name(path: str | os.PathLike[str]) -> str:
-    return os.fsdecode(os.fspath(path)).rstrip("/") or "/"
 
 
 @contextmanager

@@ -467,7 +467,7 @@ class VersionSet:
 
     def _family(self, name: str) -> int:
         if name not in self.families:
-            raise NotFound(f"there is no family {name!r}")
+            raise NotFound(f"there is no family {name!r}", hint=f"there are: {', '.join(self.families)}")
         return self.families[name]
 
     def link_tables(self, directory: str) -> list[ExportedFile]:

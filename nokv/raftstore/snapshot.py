@@ -467,7 +467,7 @@ class RegionSnapshots:
         self._write_table(meta_path, [(local_id, key, value) for key, value in records])
         groups.append([meta_path])
         self._store.failpoint("snapshot-before-publish")
-        self._store.db.ingest(groups)
+        self._store.db.ingest_sst(groups)
         self.installs += 1
         self._remove_directory(directory)
         return manifest.region, applied

@@ -175,14 +175,15 @@ def test_crash_at_every_operation(part: int) -> None:
                 check_image(files, mode, k + turn // 6, done, durable)
             except (AssertionError, nokv.NoKVError) as error:
                 raise AssertionError(
-                    f"crash_at={k} turn={turn} ({files.operations[-1]}), mode={mode!r}, done={done}, durable={durable}: {error!r}"
+                    f"crash_at={k} turn={turn} ({files.operations[-1]}), mode={mode!r}, done={done}, "
+                    f"durable={durable}: {error!r}"
                 ) from error
 
 
 @pytest.mark.counted
 @pytest.mark.parametrize("part", range(4))
 def test_a_crash_inside_the_recovery(part: int) -> None:
-    """The recovery is interrupted at each of its own operations on the disk; the next one finds the same promise kept."""
+    """The recovery is cut short at each of its own operations on the disk; the next one keeps the same promises."""
     dice = random.Random(SEED + part)
     total = operation_count()
     left = DOUBLE_CRASHES // 4

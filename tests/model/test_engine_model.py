@@ -392,7 +392,7 @@ class EngineModel(RuleBasedStateMachine):
         self.exports = getattr(self, "exports", 0) + 1
         directory = f"out-{self.exports}-{n}"
         tables = self.db.export_sst(directory, [(family or "plain", start, end)])
-        self.db.ingest([[f"{directory}/{table.name}" for table in tables]])
+        self.db.ingest_sst([[f"{directory}/{table.name}" for table in tables]])
 
     @rule()
     def background(self) -> None:

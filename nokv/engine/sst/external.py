@@ -23,9 +23,9 @@ from nokv._ext.version import Version
 from nokv.engine.manifest.edit import FileMeta
 from nokv.engine.manifest.log import write_all
 from nokv.engine.sst.options import LsmOptions
-from nokv.engine.sst.table import WrittenTable, join, table_name, write_table
+from nokv.engine.sst.table import WrittenTable, join, table_name, table_number, write_table
 from nokv.env.ports import Files
-from nokv.errors import Corruption, UsageError
+from nokv.errors import Corruption, PreconditionFailed, UsageError
 
 __all__ = [
     "ExportedFile",
@@ -92,16 +92,18 @@ def export(
     bounds = []
     for family, start, end in ranges:
         if start is not None and end is not None and start > end:
-            raise UsageError(f"a reversed range: {start!r} > {end!r}")
+            raise UsageError(f"a reversed range: {start!r} > {end!r}", hint="a range is start <= key < end")
         first = bytes([family]) + (start or b"")
         last = bytes([family + 1]) if end is None and family < 255 else None if end is None else bytes([family]) + end
         bounds.append((first, last))
     bounds.sort(key=lambda b: b[0])
     for (_, end_before), (start_after, _) in itertools.pairwise(bounds):
         if end_before is None or end_before > start_after:
-            raise UsageError("the ranges of an export overlap")
+            raise UsageError("the ranges of an export overlap", hint="give each key once")
     named = {name: family for name, family in families.items() if any(family == r[0] for r in ranges)}
     files.makedirs(directory)
+    if any(table_number(name) is not None for name in files.listdir(directory)):
+        raise PreconditionFailed(f"{directory} holds tables already", hint="give a new or an empty directory")
     source = version.cursor()
     parts = version.ranges()
     ranges_below = Ranges.merged(parts, [sequence]) if parts else None

@@ -108,7 +108,7 @@ async def test_the_verbs(db: nokv.aio.AsyncDB, tmp_path: Path) -> None:
     assert (await db.stats())["flush"]["count"] >= 1 and db.families()["f"] == family.id
     async with nokv.aio.open(tmp_path / "copy") as copy:
         assert await copy.get_many([b"a", b"b"]) == [None, b"2"]
-        await copy.ingest([[str(tmp_path / "out" / table.name) for table in tables]])
+        await copy.ingest_sst([[str(tmp_path / "out" / table.name) for table in tables]])
     async with nokv.aio.open(db.path, read_only=True) as reader:
         await db.put(b"later", b"1")
         assert await reader.get(b"later") is None and await reader.refresh() and await reader.get(b"later") == b"1"

@@ -94,6 +94,23 @@ def test_a_file_where_a_directory_should_be(tmp_path: Path, capsys: pytest.Captu
         command_refuses(capsys, tmp_path, 2, verb, "--workdir", file)
 
 
+def test_an_empty_path_is_not_the_root_of_the_file_system() -> None:
+    for call in (nokv.open, nokv.check, nokv.repair, nokv.destroy):
+        with pytest.raises(nokv.UsageError, match="empty") as caught:
+            call("")
+        is_one_line(caught.value)
+
+
+def test_an_export_leaves_an_earlier_one_alone(path: Path, tmp_path: Path) -> None:
+    with nokv.open(path, families=["f"]) as db:
+        db.family("f").put(b"in f", b"1")
+        made = db.export_sst(tmp_path / "out")
+        refuses(tmp_path, lambda: db.export_sst(tmp_path / "out"), nokv.PreconditionFailed, "holds tables already")
+        with nokv.open(tmp_path / "copy", families=["f"]) as copy:
+            copy.ingest_sst([tmp_path / "out" / table.name for table in made])
+            assert dict(copy) == dict(db) and copy.family("f").get(b"in f") == b"1"
+
+
 def test_a_locked_directory(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with nokv.open(path):
         refuses(path, lambda: nokv.open(path), nokv.Locked, "is open")

@@ -362,7 +362,7 @@ def test_export_and_ingest(tmp_path: Path) -> None:
         files = source.export_sst(str(tmp_path / "out"), [("plain", b"010", b"020")])
         target.put(b"015", b"old")
         target.put(b"500", b"stays")
-        target.ingest([[str(tmp_path / "out" / file.name) for file in files]])
+        target.ingest_sst([[str(tmp_path / "out" / file.name) for file in files]])
         assert dict(target) == {**{b"%03d" % n: b"v%d" % n for n in range(10, 20)}, b"500": b"stays"}
         target.put(b"015", b"new")
         assert target.get(b"015") == b"new"
@@ -490,7 +490,7 @@ def test_read_only_opening_changes_nothing(path: str) -> None:
         assert one.stats()["wal"]["segments"] >= 1 and [p for _, _, p in one.wal.replay({1})]
         writes: list[Any] = [
             lambda: one.put(b"k", b"v"), one.flush, one.compact, one.sync, lambda: one.wal.append(16, b""),
-            lambda: one.family("new", create=True), lambda: one.ingest([]), lambda: one.put_many([(b"a", b"b")]),
+            lambda: one.family("new", create=True), lambda: one.ingest_sst([]), lambda: one.put_many([(b"a", b"b")]),
         ]  # fmt: skip
         for write in writes:
             with pytest.raises(nokv.ReadOnly):

@@ -303,17 +303,17 @@ def test_exported_tables_hold_no_range_deletes(db: nokv.DB) -> None:
     target = open_db(db._files, "target")
     fill(target, 30, b"old")
     target.delete_range(b"000", b"030")
-    target.ingest([["now/000001.sst"]])
+    target.ingest_sst([["now/000001.sst"]])
     assert numbers(target) == [*range(5), *range(10, 20)]
     target.delete_range(b"010", None)
-    target.ingest([["then/000001.sst"]])  # newer than the range delete as a whole
+    target.ingest_sst([["then/000001.sst"]])  # newer than the range delete as a whole
     assert numbers(target) == list(range(20))
     target.compact()
     assert numbers(target) == list(range(20))
     names = db.export_sst("gone", [("plain", None, None)], tombstones=True)
     assert [t.entries for t in names] == [15]
     with pytest.raises(UsageError, match="not an external table"):
-        target.ingest([[f"db/{t.meta.number:06d}.sst" for _, t in tables(db)][:1]])
+        target.ingest_sst([[f"db/{t.meta.number:06d}.sst" for _, t in tables(db)][:1]])
 
 
 def test_repair_keeps_range_deletes(tmp_path: Path) -> None:

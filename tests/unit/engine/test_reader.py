@@ -48,7 +48,7 @@ for n in range(int(sys.argv[4]), int(sys.argv[3]) + 1):
             tables = other.export_sst(travel + "/out%d" % n, [("plain", None, None)])
             for key in list(other):
                 other.delete(key)
-        db.ingest([[travel + "/out%d/%s" % (n, t.name) for t in tables]])
+        db.ingest_sst([[travel + "/out%d/%s" % (n, t.name) for t in tables]])
         even.put(b"n", b"%d" % n)
         continue
     with db.write_batch(sync=n % 50 == 0) as batch:

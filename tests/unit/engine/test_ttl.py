@@ -244,7 +244,7 @@ def test_what_has_expired_does_not_travel(store: Store) -> None:
     exported = store.db.export_sst("out", [("plain", None, None)])
     with nokv.open("target", files=store.files, clock=store.clock, executor=StepExecutor()) as target:
         target.put(b"k", b"mine")
-        target.ingest([[f"out/{table.name}" for table in exported]])
+        target.ingest_sst([[f"out/{table.name}" for table in exported]])
         assert dict(target) == {b"k": b"mine", b"other": b"x"}
 
 
@@ -256,7 +256,7 @@ def test_expiry_travels_with_exported_tables(store: Store, tmp_path: Path) -> No
     store.clock.advance_ms(50)
     exported = db.export_sst("out", [("plain", None, None)])
     target = nokv.open("copy", files=store.files, clock=store.clock, executor=StepExecutor())
-    target.ingest([[f"out/{table.name}" for table in exported]])
+    target.ingest_sst([[f"out/{table.name}" for table in exported]])
     assert [key for key, _ in target.scan()] == [b"a", b"c"]
     store.clock.advance_ms(50)
     assert [key for key, _ in target.scan()] == [b"c"]

@@ -201,7 +201,7 @@ def test_checkpoint_export_and_ingest(path: str, tmp_path: Path) -> None:
         db.compact()
         check(db, {**expected, b"more": b"m" * 400})
     with nokv.open(tmp_path / "other", **SMALL) as db:
-        db.ingest([[str(tmp_path / "out" / table.name) for table in tables]])
+        db.ingest_sst([[str(tmp_path / "out" / table.name) for table in tables]])
         check(db, expected)
         assert db.stats()["values"]["files"] == 0
         db.compact()  # a compaction separates what came in whole

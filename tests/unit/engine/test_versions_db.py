@@ -47,7 +47,7 @@ def test_a_range_moves_to_another_directory(tmp_path: Path) -> None:  # ENG-08, 
         b.put(b"k0003", b"in the memtable")
         b.put(b"stays", b"here")
         with b.snapshot() as before:
-            b.ingest([[str(out / f.name) for f in exported]])
+            b.ingest_sst([[str(out / f.name) for f in exported]])
             assert before.get(b"k0003") == b"in the memtable"
             assert before.get(b"k0001") is None
         assert every(b) == {**expected[0], b"stays": b"here"}
@@ -70,7 +70,7 @@ def test_a_snapshot_replaces_what_was_there(tmp_path: Path) -> None:  # as a reg
         b.put(b"outside", b"stays")
         data = a.export_sst(str(tmp_path / "data"), [("plain", b"r", b"s")])
         gone = b.export_sst(str(tmp_path / "gone"), [("plain", b"r", b"s")], tombstones=True)
-        b.ingest([[str(tmp_path / "gone" / f.name) for f in gone], [str(tmp_path / "data" / f.name) for f in data]])
+        b.ingest_sst([[str(tmp_path / "gone" / f.name) for f in gone], [str(tmp_path / "data" / f.name) for f in data]])
         assert every(b) == {**every(a), b"outside": b"stays"}
         b.compact()
         assert every(b) == {**every(a), b"outside": b"stays"}
@@ -89,7 +89,7 @@ def test_one_wrong_byte_is_refused(tmp_path: Path, place: float) -> None:  # ENG
         path.write_bytes(data)
         before = listing(tmp_path / "b")
         with pytest.raises(Corruption) as caught:
-            b.ingest([[str(path)]])
+            b.ingest_sst([[str(path)]])
         assert caught.value.path == str(path)
         assert listing(tmp_path / "b") == before
         assert every(b) == {b"mine": b"here"}
@@ -102,7 +102,7 @@ def test_a_family_that_means_something_else_is_refused(tmp_path: Path) -> None:
         number = b.family("mine", create=True).id
         write_external(OsFiles(), str(tmp_path / "x.sst"), [(number, b"k", b"v")], families={"theirs": number})
         with pytest.raises(PreconditionFailed, match="theirs"):
-            b.ingest([[str(tmp_path / "x.sst")]])
+            b.ingest_sst([[str(tmp_path / "x.sst")]])
 
 
 def test_links_are_the_same_files(tmp_path: Path) -> None:  # ENG-10
