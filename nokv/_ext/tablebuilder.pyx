@@ -449,23 +449,26 @@ cdef class TableBuilder:
             frames = <Slice*>malloc(n * sizeof(Slice))
             if frames == NULL:
                 raise MemoryError
-            for i in range(n):
-                frames[i].data = NULL
-                if made[i] is not None:
-                    frame = made[i]         # `made` keeps it alive
-                    frames[i].data = &frame[0]
-                    frames[i].size = <size_t>frame.shape[0]
-            with nogil:
-                status = self.assemble(frames)
-            free(frames)
+            try:
+                for i in range(n):
+                    frames[i].data = NULL
+                    if made[i] is not None:
+                        frame = made[i]     # `made` keeps it alive
+                        frames[i].data = &frame[0]
+                        frames[i].size = <size_t>frame.shape[0]
+                with nogil:
+                    status = self.assemble(frames)
+            finally:
+                free(frames)
         if status == CURSOR_NO_MEMORY:
             raise MemoryError
         if status != CURSOR_OK:
             raise UsageError("an entry is too large for a table")
         if self.out.size:
-            data = as_bytes(&self.out)
+            with nogil:
+                self.file_crc = crc32c(self.file_crc, self.out.data, self.out.size)
+            self._write_all(<const uint8_t[:self.out.size]>self.out.data)
             self.out.size = 0
-            self._write(data)
 
     cdef int assemble(self, Slice* frames) noexcept nogil:
         """Waiting blocks become what the file will hold, in `out`, and leave. `frames`: their zstd frames, or NULL."""
@@ -546,14 +549,20 @@ cdef class TableBuilder:
 
     cdef _write(self, bytes data):
         cdef const uint8_t* p = <const uint8_t*><const char*>data
-        self.file_crc = crc32c(self.file_crc, p, len(data))
+        cdef size_t size = len(data)
+        with nogil:
+            self.file_crc = crc32c(self.file_crc, p, size)
+        self._write_all(data)
+
+    cdef _write_all(self, data):
+        cdef Py_ssize_t size = len(data)
         view = memoryview(data)
         while view:
             done = self.file.write(view)
             if done <= 0:
                 raise OSError(5, "nothing was written")
             view = view[done:]
-        self.written += len(data)
+        self.written += size
 
     cdef _write_meta(self, bytes payload):
         tail = struct.pack("<BI", CODEC_NONE, len(payload))

@@ -16,7 +16,7 @@ from nokv._ext.db import Core, View
 from nokv._ext.memtable import MemTable
 from nokv.engine.manifest.edit import VersionEdit
 from nokv.engine.options import EngineOptions
-from nokv.engine.pacing import SLICES, pause_s
+from nokv.engine.pacing import FLUSH_RATE_GUESS, OVERSHOOT, PAUSE_S_MAX, SLICES, pause_s
 from nokv.engine.sst.options import LsmOptions
 from nokv.engine.syncer import IntervalSyncer
 from nokv.engine.versions import VersionSet
@@ -29,6 +29,7 @@ __all__ = ["ENGINE", "Background", "may_pass"]
 
 ENGINE = "engine"  # our name among the WAL's retainers
 READY_CHUNKS = 3  # of the memtable's memory, made ready ahead of the writer
+FLUSH_MARGIN = 1.15  # of the time that a flush is expected to take
 CLOSE_FLUSH_BYTES = 64 << 10  # a close leaves less than this to be replayed by the next open
 
 
@@ -65,6 +66,7 @@ class Background(Core):
             self._flush_executor = self._compaction_executor = self._log_executor = executor
         self._arena = ArenaPool(self._options.write_buffer_bytes)  # a freed memtable's memory, for the next one
         self._paced_ns = 0  # when the slice that is being written was handed out
+        self._paced_bytes = 0  # of the memtable, then
         self._flush_rate = 0.0  # bytes a second, smoothed; 0: not known yet
         self._flush_began_ns = 0
         self._flush_progress = threading.Event()  # set while no memtable waits
@@ -92,7 +94,8 @@ class Background(Core):
         with self._write_lock:
             self._check_writable()
             if self.view.mem.used_bytes >= self._options.write_buffer_bytes:
-                self._switch_memtable()
+                if not self._overshoots():
+                    self._switch_memtable()
             elif self.view.mem.used_bytes >= self.room_bytes:
                 self._pace()
             if size:
@@ -139,27 +142,47 @@ class Background(Core):
         now = self._clock.monotonic_ns()
         view = self.view
         waiting = sum(m.used_bytes for m in view.immutables)
-        if waiting and self._flush_rate and not self._flush_progress.is_set():
+        if waiting and not self._flush_progress.is_set():
+            rate = self._flush_rate or FLUSH_RATE_GUESS
             pause = pause_s(
                 capacity=self._options.write_buffer_bytes,
                 used=view.mem.used_bytes,
-                slice_s=(now - self._paced_ns) / 1e9,
-                flush_left_s=1.3 * waiting / self._flush_rate - (now - self._flush_began_ns) / 1e9,
+                written=view.mem.used_bytes - self._paced_bytes,
+                took_s=(now - self._paced_ns) / 1e9,
+                flush_left_s=FLUSH_MARGIN * waiting / rate - (now - self._flush_began_ns) / 1e9,
                 l0_files=len(self._versions.current.levels[0]),
                 l0_trigger=self._lsm_options.l0_files_trigger,
                 l0_slow=self._options.l0_files_slow,
             )
             if pause:
-                self._pauses += 1
-                self._paused_s += pause
-                self._flush_progress.wait(pause)  # the end of the flush ends the pause
+                self._pause(pause)
         self._hand_out_room()
 
-    def _hand_out_room(self) -> None:
+    def _pause(self, pause: float) -> None:
+        self._pauses += 1
+        self._paused_s += pause
+        self._flush_progress.wait(pause)  # the end of the flush ends the pause
+
+    def _overshoots(self) -> bool:
+        """The caller holds `_write_lock`; the memtable is full. While the flush that it would have to wait for goes on,
+        and there is some room left above its size, the writer pauses and gets another slice."""
+        used, capacity = self.view.mem.used_bytes, self._options.write_buffer_bytes
+        most = capacity + capacity // OVERSHOOT
+        if not self._own_executors or used >= most or self._flush_error is not None or not self._backlog_is_full():
+            return False
+        self._pause(PAUSE_S_MAX * max((used - self._paced_bytes) * SLICES / capacity, 1.0))
+        if not self._backlog_is_full():
+            return False
+        self._hand_out_room(most - capacity)
+        return True
+
+    def _hand_out_room(self, more: int = 0) -> None:
         capacity = self._options.write_buffer_bytes
+        used = self.view.mem.used_bytes
         if self.view.immutables and self._own_executors:
-            self.room_bytes = min(capacity, self.view.mem.used_bytes + max(capacity // SLICES, 1))
+            self.room_bytes = min(capacity + more, used + max(capacity // SLICES, 1))
             self._paced_ns = self._clock.monotonic_ns()
+            self._paced_bytes = used
         else:
             self.room_bytes = capacity
 
