@@ -17,6 +17,7 @@ cdef class WritableStore(Store):
     cdef int put_expiring(self, uint8_t family, object key, object value, object ttl, object sync) except -1
     cdef int _delete_range(self, int family, start, end, sync) except -1
     cdef int _put_many(self, int family, object pairs, object sync) except -1
+    cdef int put_plain(self, int family, object pairs, uint64_t size) except -1
     cdef int write_payload(self, WriteBatch batch, bint log) except -1
     cdef int after_log(self, object sync) except -1
     cdef object follow_segment(self, LiveSegmentReader segment, MemTable mem, uint64_t end, uint64_t flushed, uint64_t last,

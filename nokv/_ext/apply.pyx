@@ -9,12 +9,15 @@ no lock of their own.
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from cpython.tuple cimport PyTuple_CheckExact
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from nokv._ext.batch cimport (
+    BATCH_BYTES_MAX,
     BATCH_HEADER_SIZE,
     KEY_BYTES_MAX,
     VALUE_BYTES_MAX,
@@ -40,15 +43,20 @@ from nokv._ext.cursor cimport (
     compare_bytes,
     kind_expires,
 )
-from nokv._ext.memtable cimport MemTable, hash_prefix, prefetch_slot
+from nokv._ext.memtable cimport MemTable, hash_prefix, prefetch_node, prefetch_slot
 from nokv._ext.view cimport STATE_OPEN, Store
 from nokv._ext.wal cimport RECORD_BATCH, LiveSegmentReader, SegmentReader, SegmentWriter
 
 from nokv.errors import Closed, Corruption, NotFound, UsageError
 
+cdef extern from "Python.h":        # without the reference counts, which would be a store to each key and value
+    PyObject* PyList_GET_ITEM(PyObject* items, Py_ssize_t i) nogil
+    PyObject* PyTuple_GET_ITEM(PyObject* items, Py_ssize_t i) nogil
+    Py_ssize_t Py_SIZE(PyObject* item) nogil
+
 cdef enum:
     DURABILITY_SYNC = 2
-    AHEAD = 8                       # a power of two
+    AHEAD = 16                      # a power of two
 
 
 cdef struct Record:
@@ -115,6 +123,8 @@ cdef int _insert(Store core, MemTable mem, const uint8_t* data, size_t size, uin
             record.hash = hash_prefix(record.prefix, record.prefix_size)
             prefetch_slot(&mem.t, record.hash)
             read += 1
+        if i + AHEAD // 2 < read:
+            prefetch_node(&mem.t, ahead[(i + AHEAD // 2) & (AHEAD - 1)].hash)
         record = &ahead[i & (AHEAD - 1)]
         if record.kind == KIND_RANGE_DELETE:
             done = _insert_range(core, mem, sequence + i, record, newest_snapshot)
@@ -124,6 +134,35 @@ cdef int _insert(Store core, MemTable mem, const uint8_t* data, size_t size, uin
                           record.value_size, newest_snapshot) != CURSOR_OK:
             return CURSOR_NO_MEMORY
     return 1 if left(&r) == 0 else 0
+
+
+cdef uint64_t _plain_size(object pairs) noexcept:
+    """The size of the batch payload of a list or tuple of tuples of two bytes each. 0: it is something else, or empty, or too large:
+    WriteBatch will say what is wrong, if anything. Runs no code of others."""
+    cdef bint is_list = type(pairs) is list
+    cdef uint64_t size = BATCH_HEADER_SIZE
+    cdef Py_ssize_t i, count
+    cdef PyObject* pair
+    cdef PyObject* key
+    cdef PyObject* value
+    if not is_list and type(pairs) is not tuple:
+        return 0
+    count = Py_SIZE(<PyObject*>pairs)
+    for i in range(count):
+        pair = PyList_GET_ITEM(<PyObject*>pairs, i) if is_list else PyTuple_GET_ITEM(<PyObject*>pairs, i)
+        if not PyTuple_CheckExact(<object>pair) or Py_SIZE(pair) != 2:
+            return 0
+        key = PyTuple_GET_ITEM(pair, 0)
+        value = PyTuple_GET_ITEM(pair, 1)
+        if not PyBytes_CheckExact(<object>key) or not PyBytes_CheckExact(<object>value):
+            return 0
+        if Py_SIZE(key) > KEY_BYTES_MAX or Py_SIZE(value) > VALUE_BYTES_MAX:
+            return 0
+        size += record_size(KIND_PUT, Py_SIZE(key), Py_SIZE(value))
+        if size > BATCH_BYTES_MAX:
+            return 0
+    return size if count else 0
+
 
 @cython.no_gc_clear          # what a cursor points into must outlive it, also when a cycle is collected
 cdef class WritableStore(Store):
@@ -151,7 +190,7 @@ cdef class WritableStore(Store):
 
     # -- one write ----------------------------------------------------------------------------------------------------
     cdef int write_one(self, int kind, uint8_t family, object key, object value, object sync) except -1:
-        cdef uint64_t need, key_size, value_size = 0
+        cdef uint64_t need, key_size, value_size = 0, hash
         cdef const uint8_t* value_data = NULL
         cdef uint8_t* payload
         cdef uint8_t* end
@@ -189,10 +228,13 @@ cdef class WritableStore(Store):
         put_fixed32(payload + 8, 1)
         end = write_record(payload + BATCH_HEADER_SIZE, kind, family, <const uint8_t*>PyBytes_AS_STRING(key), key_size,
                            value_data, value_size, &prefix)
+        hash = hash_prefix(prefix, key_size + 1)
+        prefetch_slot(&mem.t, hash)         # on its way while the record is checksummed
         writer.commit(RECORD_BATCH, <uint64_t>(end - payload))
         self.wal.appended += 1
         self.wal.appended_bytes += need
-        if mem.add(self.sequence + 1, kind, prefix, key_size + 1, value_data, value_size, self.newest_snapshot) != CURSOR_OK:
+        if mem.add_hashed(self.sequence + 1, kind, prefix, key_size + 1, hash, value_data, value_size,
+                          self.newest_snapshot) != CURSOR_OK:
             self._poison("out of memory after a record was logged")
             raise MemoryError()
         if kind_expires(kind):
@@ -301,12 +343,62 @@ cdef class WritableStore(Store):
         return 0
 
     cdef int _put_many(self, int family, object pairs, object sync) except -1:
-        cdef WriteBatch batch = WriteBatch()
+        cdef WriteBatch batch
+        cdef SegmentWriter writer
+        cdef uint64_t need
         self.check_open()
+        while family < self.family_count:
+            need = _plain_size(pairs)       # again after each wait: others may have changed the list meanwhile
+            if need == 0:
+                break
+            if self.state != STATE_OPEN:
+                self.check_open()
+            if self.ready and self.view.mem.t.used < self.room_bytes and self.wal.failure is None:
+                writer = self.wal.active
+                if writer.base == NULL:
+                    break
+                if writer.has_room(need):
+                    self.put_plain(family, pairs, need)
+                    if writer.end > self.wal.soft_limit:
+                        self._prepare_segment()
+                    return self.after_log(sync)
+            self._make_room(need)
+        batch = WriteBatch()
         if isinstance(pairs, dict):
             pairs = pairs.items()
         batch.put_many(pairs, family)
         self.write(batch, sync=sync)
+        return 0
+
+    cdef int put_plain(self, int family, object pairs, uint64_t size) except -1:
+        """What `_plain_size` has just looked at, into the log where there is room for it, and from there into the memtable."""
+        cdef uint8_t* payload = self.wal.active.reserve()
+        cdef uint8_t* out = payload + BATCH_HEADER_SIZE
+        cdef uint8_t* prefix = NULL
+        cdef uint32_t count = <uint32_t>len(pairs)
+        cdef bint is_list = type(pairs) is list
+        cdef PyObject* pair
+        cdef PyObject* key
+        cdef PyObject* value
+        cdef uint32_t i
+        put_fixed64(payload, self.sequence + 1)
+        put_fixed32(payload + 8, count)
+        for i in range(count):
+            pair = PyList_GET_ITEM(<PyObject*>pairs, i) if is_list else PyTuple_GET_ITEM(<PyObject*>pairs, i)
+            key = PyTuple_GET_ITEM(pair, 0)
+            value = PyTuple_GET_ITEM(pair, 1)
+            out = write_record(out, KIND_PUT, <uint8_t>family, <const uint8_t*>PyBytes_AS_STRING(<object>key), Py_SIZE(key),
+                               <const uint8_t*>PyBytes_AS_STRING(<object>value), Py_SIZE(value), &prefix)
+        self.wal.active.commit(RECORD_BATCH, size)
+        self.wal.appended += 1
+        self.wal.appended_bytes += size
+        if _insert(self, self.view.mem, payload, size, self.newest_snapshot) != 1:
+            self._poison("out of memory after a record was logged")
+            raise MemoryError()
+        self.sequence += count
+        self.batches += 1
+        self.puts += count
+        self.written_bytes += size
         return 0
 
     # -- replay -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,155 @@
+"""put_many: plain lists go straight into the log; whatever else is given ends up the same, or is refused as a whole."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nokv
+from nokv._ext.arena import ARENA_CHUNK_BYTES
+from nokv._ext.batch import KEY_BYTES_LIMIT, WriteBatch
+from nokv._ext.wal import TYPE_BATCH
+from nokv.engine.syncer import IntervalSyncer
+
+PAIRS = st.lists(st.tuples(st.binary(max_size=12), st.binary(max_size=300)), max_size=60)
+Pairs = list[tuple[bytes, bytes]]
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[nokv.DB]:
+    with nokv.open(str(tmp_path / "db"), families=["other"]) as opened:
+        yield opened
+
+
+class Bytes(bytes):
+    pass
+
+
+SHAPES: dict[str, Callable[[Pairs], Iterable[Any]]] = {
+    "list": list,
+    "tuple": tuple,
+    "generator": lambda pairs: (pair for pair in pairs),
+    "lists as pairs": lambda pairs: [list(pair) for pair in pairs],
+    "bytearrays": lambda pairs: [(bytearray(key), memoryview(value)) for key, value in pairs],
+    "one odd one at the end": lambda pairs: [*pairs[:-1], *((Bytes(k), v) for k, v in pairs[-1:])],
+    "a subclass of list": type("L", (list,), {}),
+}
+
+
+@given(batches=st.lists(PAIRS, max_size=4), shape=st.sampled_from(sorted(SHAPES)))
+@settings(max_examples=60, deadline=None)
+def test_every_shape_logs_and_stores_the_same(
+    tmp_path_factory: pytest.TempPathFactory, batches: list[Pairs], shape: str
+) -> None:
+    path = str(tmp_path_factory.mktemp("shape") / "db")
+    model: dict[bytes, bytes] = {}
+    with nokv.open(path, durability="process", write_buffer_bytes=16_384) as db:
+        first = db.sequence + 1
+        for pairs in batches:
+            db.put_many(SHAPES[shape](pairs))
+            model.update(pairs)
+            expected = WriteBatch()
+            expected.put_many(pairs)
+            if pairs:
+                logged = [payload for _, _, payload in db.wal.replay({TYPE_BATCH})]
+                assert logged[-1] == expected.payload(first)
+                first += len(pairs)
+        assert dict(db.scan()) == model and db.sequence == first - 1
+    with nokv.open(path) as db:
+        assert dict(db.scan()) == model
+
+
+def test_a_bad_pair_leaves_nothing_behind(db: nokv.DB) -> None:
+    appended = db.wal.appended
+    good = [(b"%03d" % n, b"v") for n in range(100)]
+    for bad in [
+        [*good, (b"k", "text")],
+        [*good, ("text", b"v")],
+        [*good, (bytes(KEY_BYTES_LIMIT + 1), b"v")],
+        [*good, (b"k", b"v", b"more")],
+        [*good, (b"k",)],
+        [*good, None],
+        [*good, 7],
+    ]:
+        with pytest.raises((nokv.UsageError, TypeError, ValueError)):
+            db.put_many(bad)  # type: ignore[arg-type]
+    assert list(db.scan()) == [] and db.wal.appended == appended
+    db.put_many([])
+    assert db.wal.appended == appended
+    db.put_many([(b"", b""), (bytes(KEY_BYTES_LIMIT), b"longest")])
+    assert db.get(bytes(KEY_BYTES_LIMIT)) == b"longest" and db.get(b"") == b""
+
+
+def test_the_same_key_twice_and_other_families(db: nokv.DB) -> None:
+    other = db.family("other")
+    db.put_many([(b"k", b"1"), (b"k", b"22"), (b"k", b"3")])
+    other.put_many([(b"k", b"theirs")])
+    with db.snapshot() as before:
+        db.put_many([(b"k", b"4"), (b"k", b"5")])
+        assert before.get(b"k") == b"3" and db.get(b"k") == b"5" and other.get(b"k") == b"theirs"
+    assert db.puts == 6
+
+
+def test_a_list_that_others_change_while_we_wait_for_room(tmp_path: Path) -> None:
+    """Whoever waits for room lets other threads run; what is written is the list of one moment, as a whole."""
+    path = str(tmp_path / "db")
+    pairs = [(b"%06d" % n, b"a" * 100) for n in range(400)]
+    versions = [[(key, letter * 100) for key, _ in pairs] for letter in (b"b", b"c")]
+    stop = threading.Event()
+
+    def change() -> None:
+        dice = random.Random(5)
+        while not stop.is_set():
+            pairs[:] = versions[dice.randrange(2)][: dice.choice([1, 200, 400])]
+
+    with nokv.open(path, durability="process", write_buffer_bytes=65_536) as db:
+        changer = threading.Thread(target=change)
+        changer.start()
+        try:
+            for _ in range(300):
+                before = dict(db.scan())
+                db.put_many(pairs)
+                after = dict(db.scan())
+                fresh = {value for key, value in after.items() if before.get(key) != value}
+                assert len(fresh) <= 1
+        finally:
+            stop.set()
+            changer.join()
+        found = dict(db.scan())
+    with nokv.open(path) as db:
+        assert dict(db.scan()) == found
+
+
+def test_memory_of_a_flushed_memtable_serves_the_next_and_is_given_back(tmp_path: Path) -> None:
+    """The pool keeps at most one write buffer; idle, and closed, it keeps nothing."""
+    limit = 8 * ARENA_CHUNK_BYTES
+    dice = random.Random(3)
+    with nokv.open(str(tmp_path / "db"), durability="process", write_buffer_bytes=limit) as db:
+        for _ in range(120):
+            db.put_many([(b"%016d" % dice.randrange(1 << 40), b"v" * 900) for _ in range(1_000)])
+            flush = db.stats()["flush"]
+            assert 0 <= flush["memtable_spare_bytes"] <= limit
+            assert flush["memtable_allocated_bytes"] <= 2 * limit + 3 * ARENA_CHUNK_BYTES
+        used = db._arena.stats()
+        assert used["reused_chunks"] > used["fresh_chunks"]
+        db.flush()
+        db._arena.prepare(2)
+        assert db.stats()["flush"]["memtable_spare_bytes"] > 0
+        syncer = IntervalSyncer(db, 0.001, idle_s=0.01)
+        syncer.wake()
+        deadline = time.monotonic() + 60
+        while db.stats()["flush"]["memtable_spare_bytes"] and time.monotonic() < deadline:
+            threading.Event().wait(0.01)
+        assert db.stats()["flush"]["memtable_spare_bytes"] == 0
+        syncer.stop()
+        db._arena.prepare(2)
+        arena = db._arena
+    assert arena.stats()["free_bytes"] == 0
