@@ -95,6 +95,7 @@ class Wal(WalCore):
         self._much_bytes = much_bytes
         self._syncs_at_release = 0
         self._syncs_at_attend = 0
+        self._bytes_at_attend = 0  # appended when a sync had last passed
         self._ready_bytes = READY_BYTES_MIN
         self._unsynced: list[SegmentWriter] = []  # rotated away, not synced yet, oldest first
         self._retained: dict[str, int | None] = dict.fromkeys(retainers, 0)  # 0: unknown, keeps everything
@@ -211,10 +212,13 @@ class Wal(WalCore):
         writer = self.active
         if writer is None:
             return
-        # A sync writes what is ready and still empty, too: the slower the writer, the fewer pages are made ready.
-        slow = self._sync_count != self._syncs_at_attend
-        self._syncs_at_attend = self._sync_count
-        self._ready_bytes = READY_BYTES_MIN if slow else min(self._ready_bytes * 2, READY_BYTES_MAX)
+        # A sync may write what is ready and still empty, too: the slower the writer, the fewer pages are made ready.
+        if self._sync_count != self._syncs_at_attend:
+            self._syncs_at_attend = self._sync_count
+            written, self._bytes_at_attend = self.appended_bytes - self._bytes_at_attend, self.appended_bytes
+            self._ready_bytes = min(max(READY_BYTES_MIN, written // 4), READY_BYTES_MAX)
+        else:
+            self._ready_bytes = min(self._ready_bytes * 2, READY_BYTES_MAX)
         writer.make_ready(self._ready_bytes)
         if writer.end > writer.capacity // 2:
             self.prepare()
