@@ -39,6 +39,9 @@ cdef class SegmentReader:
     cdef const uint8_t[::1] data
     cdef readonly uint64_t number
     cdef public uint64_t offset
+    cdef readonly uint64_t unmarked_end     # behind the last record that was passed and is no sync mark
+    cdef uint64_t mark_segment
+    cdef uint64_t mark_offset
     cdef int _at(self, uint64_t offset, uint32_t* length, int* record_type) noexcept nogil
     cdef bint next(self, uint64_t stop, int* record_type, const uint8_t** payload, uint32_t* length) noexcept nogil
     cdef bint _zeros(self, uint64_t start, uint64_t end) noexcept nogil

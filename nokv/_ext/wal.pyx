@@ -160,6 +160,12 @@ cdef class SegmentWriter:
         self.end = _align(offset + RECORD_HEADER_SIZE + payload_size)
         return <int64_t>offset
 
+    def resume(self, uint64_t end):
+        """Go on in a segment that a former process began: records up to `end`, then nothing but zeros."""
+        if self.end or end > self.capacity or end % RECORD_ALIGN:
+            raise ValueError("a segment cannot go on there")
+        self.end = end
+
     def fits(self, uint64_t payload_size):
         return self.has_room(payload_size)
 
@@ -282,7 +288,17 @@ cdef class SegmentReader:
             return False
         payload[0] = &self.data[at] + RECORD_HEADER_SIZE
         self.offset = _align(at + RECORD_HEADER_SIZE + length[0])
+        if record_type[0] != RECORD_SYNCED:
+            self.unmarked_end = self.offset
+        elif length[0] == 16:
+            self.mark_segment = _get64(payload[0])
+            self.mark_offset = _get64(payload[0] + 8)
         return True
+
+    @property
+    def mark(self):
+        """What the last sync mark that was passed says: everything before (segment, offset) is on disk."""
+        return self.mark_segment, self.mark_offset
 
     def records(self, wanted, uint64_t stop, Py_ssize_t limit):
         """Up to `limit` of the next valid records before `stop` whose type is in `wanted` (None: all), as a list of
@@ -308,10 +324,10 @@ cdef class SegmentReader:
         """Move over valid records up to `stop` without making objects. Returns how many."""
         cdef uint32_t length = 0
         cdef int record_type = 0
+        cdef const uint8_t* payload = NULL
         cdef uint64_t count = 0
         with nogil:
-            while self.offset < stop and self._at(self.offset, &length, &record_type) == 1:
-                self.offset = _align(self.offset + RECORD_HEADER_SIZE + length)
+            while self.next(stop, &record_type, &payload, &length):
                 count += 1
         return count
 
@@ -373,13 +389,14 @@ cdef class SegmentReader:
                 return False
         return True
 
-    def evidence(self, uint64_t start):
-        """Look for valid records anywhere from `start` on: (how many, the last sync mark as (segment, offset) or None)."""
+    def evidence(self, uint64_t start, uint64_t end=<uint64_t>-1):
+        """Look for valid records anywhere from `start` on: (how many, the last sync mark as (segment, offset) or None, whether
+        there are nothing but zeros). From `end` on the caller knows that there are."""
         cdef uint32_t length = 0
         cdef int record_type = 0
         cdef uint64_t offset = _align(start), count = 0, mark_segment = 0, mark_offset = 0
-        cdef uint64_t size = <uint64_t>self.data.shape[0]
-        cdef bint marked = False
+        cdef uint64_t size = min(<uint64_t>self.data.shape[0], end)
+        cdef bint marked = False, blank = True
         cdef const uint8_t* p
         with nogil:
             while offset + RECORD_HEADER_SIZE <= size:
@@ -387,7 +404,11 @@ cdef class SegmentReader:
                 if offset + 128 <= size and _get64(p) == 0 and memcmp(p, p + 8, 120) == 0:
                     offset += 128               # zeros, as most of a log is: no record begins in them
                     continue
-                if (_get64(p) | _get64(p + 8)) != 0 and self._at(offset, &length, &record_type) == 1:
+                if (_get64(p) | _get64(p + 8)) == 0:
+                    offset += RECORD_ALIGN
+                    continue
+                blank = False
+                if self._at(offset, &length, &record_type) == 1:
                     count += 1
                     if record_type == RECORD_SYNCED and length == 16:
                         marked = True
@@ -396,7 +417,9 @@ cdef class SegmentReader:
                     offset = _align(offset + RECORD_HEADER_SIZE + length)
                 else:
                     offset += RECORD_ALIGN
-        return count, (mark_segment, mark_offset) if marked else None
+            if blank:
+                blank = self._zeros(min(offset, size), size)
+        return count, (mark_segment, mark_offset) if marked else None, blank
 
 
 cdef class LiveSegmentReader(SegmentReader):

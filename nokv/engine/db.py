@@ -29,6 +29,7 @@ from nokv._ext.batch import WriteBatch
 from nokv._ext.db import Family, Snapshot, View
 from nokv._ext.iterator import family_bounds
 from nokv._ext.memtable import MemTable
+from nokv._ext.wal import SegmentReader
 from nokv.engine.background import ENGINE, Background
 from nokv.engine.manifest.edit import VersionEdit
 from nokv.engine.mode import STANDALONE, read_mode
@@ -39,7 +40,6 @@ from nokv.engine.stats import engine_stats
 from nokv.engine.syncer import IntervalSyncer
 from nokv.engine.versions import VerifyReport, VersionSet
 from nokv.engine.wal import Wal
-from nokv.engine.wal.log import changed
 from nokv.env.ports import Clock, DirectoryLock, Executor, Files
 from nokv.errors import (
     Conflict,
@@ -108,6 +108,9 @@ class DB(Background, MutableMapping[bytes, bytes]):
         self._syncer = IntervalSyncer(self, options.sync_interval_ms / 1000) if executor is None else None
         self.state = 0
         self.ready = not read_only
+        if not self._wal.settled:  # what a killed process left is synced as what it wrote would have been
+            self.dirty = True
+            self._became_dirty()
         _open_databases.add(self)
         if not read_only and len(self._wal.segments()) > OLD_SEGMENTS_MAX:
             with self._write_lock:
@@ -121,34 +124,43 @@ class DB(Background, MutableMapping[bytes, bytes]):
     def _recover(self) -> None:
         fresh = not self._files.exists(f"{self.path}/CURRENT")
         wal_path = f"{self.path}/{WAL_DIRECTORY}"
-        retainers = (ENGINE, *self._options.wal_retainers)
-        self._wal: Wal
-        if fresh:
-            # The log comes first: a directory with a manifest and no log has lost it.
-            self._wal = Wal(self._files, wal_path, self._options.wal_segment_bytes, retainers)
-        self._versions = VersionSet(self.path, self._files, self._lsm_options, clock=self._clock)
-        self._versions.recover(create=fresh)
+        versions = self._versions = VersionSet(self.path, self._files, self._lsm_options, clock=self._clock)
         if not fresh:
-            self._wal = Wal(self._files, wal_path, self._options.wal_segment_bytes, retainers, create=False)
-        self.wal = self._wal
-        log_number = self._versions.log_number
+            versions.recover(create=False)
+        log_number = versions.log_number
+        flushed = versions.last_sequence  # everything up to here is in tables
+        mem = MemTable(1, pool=self._arena)
+        self.view = View(mem, (), versions.current)
+        self.sequence = flushed
+        self.expiring = versions.expiring
+        self.family_count = max(versions.families.values(), default=0) + 1
+
+        def replay(reader: SegmentReader, stop: int, path: str) -> None:
+            if reader.number < log_number:
+                reader.skip_valid(stop)
+            else:
+                self._replay_segment(reader, stop, flushed, path)
+
+        self._wal = self.wal = Wal(
+            self._files,
+            wal_path,
+            self._options.wal_segment_bytes,
+            (ENGINE, *self._options.wal_retainers),
+            create=fresh,
+            walk=replay,
+            # With "sync" nothing is shown that power loss could take back, and others' records count as synced.
+            sync_found=self.durability == DURABILITIES.index("sync") or bool(self._options.wal_retainers),
+        )
         segments = self._wal.segments()
         if log_number and segments[0] > log_number:
             raise Corruption(
                 f"WAL segment {log_number} is missing: the manifest needs it", path=wal_path, found=segments[0]
             )
-        mem = MemTable(1, pool=self._arena)
         mem.first_segment = max(log_number, segments[0])
-        self.view = View(mem, (), self._versions.current)
-        self.sequence = self._versions.last_sequence
-        self.expiring = self._versions.expiring
-        self.family_count = max(self._versions.families.values(), default=0) + 1
-        flushed = self._versions.last_sequence  # everything up to here is in tables
-        for reader, end, segment_path in self._wal.readers(log_number):
-            self._replay_segment(reader, end, flushed, segment_path)
-            if reader.offset < end:
-                raise changed(reader, segment_path)
         self._wal.retain(ENGINE, mem.first_segment)
+        if fresh:  # after the log: a directory with a manifest and no log has lost it
+            versions.recover()
+            self.view = View(mem, (), versions.current)
 
     # -- what the compiled foreground asks for ------------------------------------------------------------------------
     def _now_ms(self) -> int:

@@ -30,6 +30,7 @@ __all__ = ["FileLock", "MappedLogFile", "OsFiles", "OsWritableFile"]
 # write up to a megabyte instead of a page.
 ZEROED_BYTES_MAX = 1 << 20
 WRITE_BEHIND_BYTES = 1 << 20
+EXTENTS_MAX = 100  # pieces of a file that are looked at to find its last one
 WRITE_MAX_BYTES = 1 << 30  # Linux moves at most 2 GiB - 4 KiB in one write
 _DARWIN = sys.platform == "darwin"
 
@@ -179,6 +180,29 @@ class OsFiles:
             if recycle is None:
                 os.unlink(path)  # half made and never used
             raise
+
+    def reopen_log(self, path: str, capacity: int) -> MappedLogFile:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            return MappedLogFile(path, fd, capacity)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def data_end(self, path: str) -> int:
+        if not hasattr(os, "SEEK_DATA"):
+            return self.size(path)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size, end = os.fstat(fd).st_size, 0
+            for _ in range(EXTENTS_MAX):
+                try:
+                    end = os.lseek(fd, os.lseek(fd, end, os.SEEK_DATA), os.SEEK_HOLE)
+                except OSError as error:
+                    return end if error.errno == errno.ENXIO else size  # no more data; or it cannot be asked here
+            return size
+        finally:
+            os.close(fd)
 
     def map_file(self, path: str) -> Buffer:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

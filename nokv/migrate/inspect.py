@@ -158,6 +158,17 @@ class OverlayFiles:
             self._files[posixpath.normpath(path)] = log
         return log
 
+    def reopen_log(self, path: str, capacity: int) -> LogFile:
+        log = _MemoryLog(capacity)
+        with self._mutex:
+            log.data[:] = self.read_file(path)
+            self._files[posixpath.normpath(path)] = log
+        return log
+
+    def data_end(self, path: str) -> int:
+        found = self._require(path)
+        return self._base.data_end(found) if isinstance(found, str) else len(found.data)
+
     def makedirs(self, path: str) -> None:
         with self._mutex:
             folder = posixpath.normpath(path)

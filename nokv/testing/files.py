@@ -207,6 +207,16 @@ class CrashFiles:
             self._change(number, [*effects, (parent, name, inode)])
             return _CrashLogFile(self, path, inode, capacity)
 
+    def reopen_log(self, path: str, capacity: int) -> LogFile:
+        with self._mutex:
+            self._check_alive()
+            return _CrashLogFile(self, path, self._inode(path), capacity)
+
+    def data_end(self, path: str) -> int:
+        with self._mutex:
+            self._check_alive()
+            return len(self._inode(path).data)
+
     def map_file(self, path: str) -> Buffer:
         return memoryview(self.read_file(path))
 
@@ -677,6 +687,13 @@ class FaultFiles:
     def open_log(self, path: str, capacity: int, *, recycle: str | None = None) -> LogFile:
         self._strike("open_log", path)
         return _FaultLogFile(self, path, self.inner.open_log(path, capacity, recycle=recycle))
+
+    def reopen_log(self, path: str, capacity: int) -> LogFile:
+        self._strike("open_log", path)
+        return _FaultLogFile(self, path, self.inner.reopen_log(path, capacity))
+
+    def data_end(self, path: str) -> int:
+        return self.inner.data_end(path)
 
     def map_file(self, path: str) -> Buffer:
         self._strike("map_file", path)

@@ -33,10 +33,12 @@ from nokv.engine.wal.recovery import (
     FREE_SUFFIX,
     LINK_RECORD_BYTES,
     SegmentInfo,
+    Walk,
     encode_link,
     encode_segment_header,
     recover,
     segment_name,
+    skip,
 )
 from nokv.env.ports import Files
 from nokv.errors import Closed, Corruption, InvariantError, ReadOnly, UsageError
@@ -65,6 +67,22 @@ class LogPosition(NamedTuple):
     offset: int
 
 
+class _FoundSegment:
+    """A segment of a former process, nothing of which need be on disk. Its own file, for whoever syncs it."""
+
+    def __init__(self, files: Files, info: SegmentInfo) -> None:
+        self._files = files
+        self._path = info.path
+        self.number = info.number
+        self.file = self
+
+    def sync(self) -> None:
+        self._files.sync_file(self._path)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
 class Wal(WalCore):
     """One directory of segments. `retainers` must each call `retain` before anything is freed."""
 
@@ -78,7 +96,11 @@ class Wal(WalCore):
         create: bool = True,
         recycle_syncs: int = RECYCLE_SYNCS,
         much_bytes: int = MUCH_BYTES,
+        walk: Walk = skip,
+        sync_found: bool = True,
     ) -> None:
+        """`walk` sees the records that are there. `sync_found`: they are on disk when this returns; else after the next
+        `sync`, like what is appended."""
         if segment_bytes < SEGMENT_BYTES_MIN:
             raise UsageError(
                 f"wal segments of {segment_bytes} bytes are too small", hint=f"at least {SEGMENT_BYTES_MIN}"
@@ -89,7 +111,7 @@ class Wal(WalCore):
         self._lock = threading.RLock()
         self._sync_turn = threading.Condition(threading.Lock())
         self._syncing = False
-        self._synced = 0  # value of `appended` that the last sync covered
+        self._synced = -1  # value of `appended` that the last sync covered; below: not even what was here before
         self._sync_count = 0
         self._recycle_syncs = recycle_syncs
         self._much_bytes = much_bytes
@@ -97,7 +119,7 @@ class Wal(WalCore):
         self._syncs_at_attend = 0
         self._bytes_at_attend = 0  # appended when a sync had last passed
         self._ready_bytes = READY_BYTES_MIN
-        self._unsynced: list[SegmentWriter] = []  # rotated away, not synced yet, oldest first
+        self._unsynced: list[SegmentWriter | _FoundSegment] = []  # rotated away, not synced yet, oldest first
         self._retained: dict[str, int | None] = dict.fromkeys(retainers, 0)  # 0: unknown, keeps everything
         self._spare: SegmentWriter | None = None
         self._free: list[str] = []
@@ -112,18 +134,28 @@ class Wal(WalCore):
                     "the write-ahead log is missing", path=directory, hint="restore wal/ from where it went"
                 )
             files.makedirs(directory)
-        log = recover(files, directory)
+        log = recover(files, directory, walk)
         if not create and not log.segments:
             raise Corruption("the write-ahead log is missing", path=directory, hint="restore wal/ from where it went")
         self._segments: list[SegmentInfo] = log.segments
         self._highest = log.highest_number
         previous = log.segments[-1] if log.segments else None
-        # What a killed process left in the page cache has been read and will be built upon: make it durable before
-        # that.
-        for info in log.segments:
-            files.sync_file(info.path)
-        self._switch(self._create(min(segment_bytes, FIRST_SEGMENT_BYTES), previous), previous)
-        # The new segment's header is durable: it puts the leftovers outside the log, so they may go.
+        # What a killed process left in the page cache has been read and will be built upon.
+        found = log.unsynced
+        if sync_found:
+            for info in found:
+                files.sync_file(info.path)
+            found = []
+        self.settled = not found  # when the log was opened, all that was there was known to be on disk
+        if log.may_go_on and previous is not None:
+            self._unsynced = [_FoundSegment(files, info) for info in found if info is not previous]
+            self._synced = -1 if found else 0
+            self._go_on(previous)
+        else:
+            self._unsynced = [_FoundSegment(files, info) for info in found]
+            self._switch(self._create(min(segment_bytes, FIRST_SEGMENT_BYTES), previous), previous)
+        # Whatever is not in the log stays outside: a new segment's header is durable and names its predecessor, and one
+        # that was never used is skipped by the next recovery too. So it may go.
         oldest = self._segments[0].number
         self._older = [
             (number, path) for number, path in log.leftovers if number < oldest
@@ -131,9 +163,8 @@ class Wal(WalCore):
         for number, path in log.leftovers:
             if number > oldest:
                 files.remove(path)
-        for name in files.listdir(directory):
-            if name.endswith(FREE_SUFFIX):
-                files.remove(f"{directory}/{name}")
+        for path in log.free:
+            files.remove(path)
 
     # -- appending ----------------------------------------------------------------------------------------------------
     def append(self, record_type: int, payload: bytes) -> LogPosition:
@@ -278,6 +309,13 @@ class Wal(WalCore):
         self.soft_limit = self._soft_limit(writer)
         self.active = writer
 
+    def _go_on(self, last: SegmentInfo) -> None:
+        """Append to the segment that a former process appended to."""
+        writer = SegmentWriter(self._files.reopen_log(last.path, last.capacity), last.number)
+        writer.resume(last.end)
+        self.soft_limit = self._soft_limit(writer)
+        self.active = writer
+
     def _check_usable(self) -> None:
         if self._closed:
             raise Closed("the WAL is closed")
@@ -293,7 +331,7 @@ class Wal(WalCore):
         with self._sync_turn:
             while True:
                 self._check_usable()
-                if self._synced >= target and self._sync_count and not self._unsynced:
+                if self._synced >= target and not self._unsynced:
                     return
                 if not self._syncing:
                     self._syncing = True
@@ -354,13 +392,6 @@ class Wal(WalCore):
         """Records of these types over all live segments, oldest first, up to what was appended when the call was
         made."""
         return replay_segments(self._files, types, self._plan())
-
-    def readers(self, oldest: int = 0) -> Iterator[tuple[SegmentReader, int, str]]:
-        """(reader, end, path) of the live segments from number `oldest` on, for compiled replays. Who stops short of
-        `end` raises `changed(reader, path)`."""
-        for number, path, end in self._plan():
-            if number >= oldest:
-                yield SegmentReader(self._files.map_file(path), number, DATA_START), end, path
 
     def _plan(self) -> list[tuple[int, str, int]]:
         with self._lock:
@@ -425,7 +456,7 @@ class Wal(WalCore):
                 "rotations": self._rotations,
                 "freed": self._freed,
                 "recycled": self._recycled,
-                "unsynced_records": self.appended - self._synced,
+                "unsynced_records": self.appended - max(self._synced, 0),
             }
 
     # -- the end ------------------------------------------------------------------------------------------------------
@@ -465,6 +496,7 @@ class ReadOnlyWal(Wal):
         self._segments = recover(files, directory).segments if files.exists(directory) else []
         if not self._segments:
             raise Corruption("the write-ahead log is missing", path=directory, hint="restore wal/ from where it went")
+        self.settled = True
         self.failure = "opened read-only"
 
     def _plan(self) -> list[tuple[int, str, int]]:

@@ -17,6 +17,7 @@ Pure over buffers: reads, never writes. The rules (docs/formats/wal.md says why)
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from nokv._ext.wal import DATA_START, HEADER_SIZE, TYPE_LINK, TYPE_SEGMENT, SegmentReader
@@ -64,11 +65,18 @@ class SegmentInfo:
     end: int = DATA_START
 
 
+Walk = Callable[[SegmentReader, int, str], object]
+"""Moves a reader over the valid records before an offset; the path is for error messages."""
+
+
 @dataclass(slots=True)
 class RecoveredLog:
     segments: list[SegmentInfo] = field(default_factory=list)  # the log, oldest first
     leftovers: list[tuple[int, str]] = field(default_factory=list)  # files outside the log, by number
     highest_number: int = 0
+    free: list[str] = field(default_factory=list)  # files kept for another life
+    unsynced: list[SegmentInfo] = field(default_factory=list)  # of the segments: no mark says that all of it is on disk
+    may_go_on: bool = False  # in the last segment: behind its end there is nothing but zeros, and no other log begins
 
 
 def decode_segment_header(path: str, payload: bytes) -> tuple[int, int]:
@@ -109,16 +117,23 @@ def _read_info(number: int, path: str, data: Buffer) -> SegmentInfo | None:
     return SegmentInfo(number, path, capacity, previous)
 
 
-def recover(files: Files, directory: str) -> RecoveredLog:
+def skip(reader: SegmentReader, stop: int, path: str) -> None:
+    reader.skip_valid(stop)
+
+
+def recover(files: Files, directory: str, walk: Walk = skip) -> RecoveredLog:
+    """`walk` sees every valid record once, in order, before it is known whether the log is sound."""
     log = RecoveredLog()
     data: dict[int, Buffer] = {}
     infos: dict[int, SegmentInfo] = {}
     blank: list[tuple[int, str]] = []
     for name in files.listdir(directory):
         number = segment_number(name)
-        if number is None:
-            continue
         path = f"{directory}/{name}"
+        if number is None:
+            if name.endswith(FREE_SUFFIX):
+                log.free.append(path)
+            continue
         log.highest_number = max(log.highest_number, number)
         data[number] = files.map_file(path)
         info = _read_info(number, path, data[number])
@@ -148,23 +163,33 @@ def recover(files: Files, directory: str) -> RecoveredLog:
     in_chain = {info.number for info in chain}
     log.leftovers = sorted(blank + [(info.number, info.path) for info in infos.values() if info.number not in in_chain])
 
+    mark = (0, 0)
+    unmarked_ends: list[tuple[int, int]] = []
     for index, info in enumerate(chain):
         following = chain[index + 1] if index + 1 < len(chain) else None
         stop = None if following is None else _read_link(following, data[following.number], info.number)
         reader = SegmentReader(data[info.number], info.number, DATA_START)
         later = chain[index + 1 :]
+        evidence: list[Evidence] | None = None
         while True:
-            reader.skip_valid(info.capacity if stop is None else stop)
+            walk(reader, info.capacity if stop is None else stop, info.path)
             info.end = reader.offset
             # The log ends here, whether it was meant to (no used segment follows) or not.
-            if reader.offset == stop or _may_end(info, reader, data, [s.number for s in later]):
+            if reader.offset == stop or (evidence := _may_end(files, info, reader, data, later)) is not None:
                 break
+        mark = max(mark, reader.mark)
+        unmarked_ends.append((info.number, reader.unmarked_end))
         if reader.offset == stop:
             continue
+        assert evidence is not None
+        # A later segment with no record but its header was made ready and not used. With a link it closes this one.
+        unused = all(count <= 1 for count, _, _ in evidence[1:])
+        log.may_go_on = info.end > DATA_START and evidence[0][2] and unused
         log.leftovers = sorted(log.leftovers + [(s.number, s.path) for s in later])
         chain = chain[: index + 1]
         break
     log.segments = chain
+    log.unsynced = [info for info, end in zip(chain, unmarked_ends, strict=True) if end > mark]
     return log
 
 
@@ -188,18 +213,24 @@ def _read_link(info: SegmentInfo, data: Buffer, previous: int) -> int | None:
     return int(end)
 
 
-def _may_end(info: SegmentInfo, reader: SegmentReader, data: dict[int, Buffer], later: list[int]) -> bool:
-    """The first record that does not check out is at reader.offset. True if the log may end there, Corruption if not;
-    False if the record checks out now: somebody is writing, and whatever follows a record was written after it."""
+Evidence = tuple[int, tuple[int, int] | None, bool]  # what SegmentReader.evidence found
+
+
+def _may_end(
+    files: Files, info: SegmentInfo, reader: SegmentReader, data: dict[int, Buffer], later: list[SegmentInfo]
+) -> list[Evidence] | None:
+    """The first record that does not check out is at reader.offset. What was found behind it, in its segment and in
+    each later one, if the log may end there; Corruption if not; None if the record checks out now: somebody is writing,
+    and whatever follows a record was written after it."""
     cut = reader.offset
-    evidence = [reader.evidence(cut)]
-    evidence += [SegmentReader(data[number], number).evidence(0) for number in later]
-    synced = any(mark is not None and mark > (info.number, cut) for _, mark in evidence)
-    follows = evidence[0][0] + sum(max(0, count - 1) for count, _ in evidence[1:])  # every segment has its header
+    evidence = [reader.evidence(cut, files.data_end(info.path))]
+    evidence += [SegmentReader(data[s.number], s.number).evidence(0, files.data_end(s.path)) for s in later]
+    synced = any(mark is not None and mark > (info.number, cut) for _, mark, _ in evidence)
+    follows = evidence[0][0] + sum(max(0, count - 1) for count, _, _ in evidence[1:])  # every segment has its header
     if not synced and (not follows or reader.looks_unwritten()):
-        return True
+        return evidence
     if reader.state() == "record" and reader.offset < info.capacity:
-        return False
+        return None
     expected: object = None
     found: object = None
     if reader.state().startswith("bad"):

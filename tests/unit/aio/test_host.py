@@ -34,7 +34,13 @@ class Gate:
         return getattr(self.inner, name)
 
     def open_log(self, path: str, capacity: int, *, recycle: str | None = None) -> Any:
-        gate, file = self, self.inner.open_log(path, capacity, recycle=recycle)
+        return self._gated(self.inner.open_log(path, capacity, recycle=recycle))
+
+    def reopen_log(self, path: str, capacity: int) -> Any:
+        return self._gated(self.inner.reopen_log(path, capacity))
+
+    def _gated(self, file: Any) -> Any:
+        gate = self
 
         class Log:
             map = file.map

@@ -169,7 +169,7 @@ class ReadOnlyFiles:
         self.inner = OsFiles()
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("map_file", "read_file", "listdir", "exists", "size"):
+        if name in ("map_file", "read_file", "listdir", "exists", "size", "data_end"):
             return getattr(self.inner, name)
 
         def refuse(path: str, *_: Any, **__: Any) -> Any:
