@@ -12,6 +12,10 @@ from nokv._ext.crc32c cimport crc32c
 from nokv._ext.cursor cimport CURSOR_CORRUPT, Slice
 from nokv._ext.ranges cimport RangeList
 
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+
 cdef enum:
     CODEC_NONE = 0                      # codec values never change
     CODEC_ZSTD = 1
@@ -28,6 +32,7 @@ cdef struct IndexEntry:
 cdef struct TableData:
     const uint8_t* base
     size_t size
+    int parts                           # which of filter and index have been checked (tableparts.pxd): before that, hands off
     IndexEntry* index
     uint64_t* heads                     # of every index key: eight bytes behind what all have in common, as a big-endian number
     size_t common                       # bytes that all index keys have in common
@@ -52,6 +57,13 @@ cdef struct TableData:
     int position_bits
     uint8_t* indexed                    # one byte per block: its keys are in `slots`
     uint16_t* starts                    # by position - 1: where the restart point lies in its block
+    int bad_parts                       # found damaged; guarded by `checking`
+    pthread_mutex_t checking
+    uint64_t filter_offset              # of the payloads
+    uint64_t filter_size
+    uint64_t index_offset
+    uint64_t index_size
+    uint64_t data_end
     int64_t error_offset                # of the first damage found, -1 if none
     const char* error_reason
 

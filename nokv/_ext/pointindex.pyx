@@ -18,6 +18,7 @@ from nokv._ext.cursor cimport CURSOR_OK, KIND_DELETE, Slice, TRAILER_SIZE, compa
 from nokv._ext.filter cimport LINE, filter_hash, filter_may_hold
 from nokv._ext.ranges cimport ranges_cover
 from nokv._ext.tablecursor cimport TableCursor, compare_target, enter_block, read_entry, seek_to, step, unload
+from nokv._ext.tableparts cimport PART_FILTER, PART_INDEX, need
 
 cdef extern from *:
     """static inline void nokv_prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }"""
@@ -189,10 +190,16 @@ cdef int table_get(TableData* t, const uint8_t* prefix, size_t size, uint64_t ha
         covered = ranges_cover(t.ranges, prefix, size, sequence)
     if t.slots != NULL:
         nokv_prefetch(&t.slots[slot_of(t, hash)])
+    found = need(t, PART_FILTER)
+    if found != CURSOR_OK:
+        return found
     if not filter_may_hold(t.filter, t.filter_lines, hash):
         return covered_by(covered, value, kind)
     if t.has_global_sequence and t.global_sequence > sequence:
         return 0
+    found = need(t, PART_INDEX)
+    if found != CURSOR_OK:
+        return found
     memset(&tc, 0, sizeof(tc))
     tc.table = t
     tc.key = room

@@ -21,11 +21,10 @@ cdef class Table:
     cdef BlockCache cache
     cdef object __weakref__
     cdef _damaged(self, uint64_t offset, str reason, expected=*, found=*)
+    cdef int _place(self, uint64_t offset, uint64_t size, uint64_t end, str name) except -1
     cdef const uint8_t* _meta_block(self, uint64_t offset, uint64_t size, uint64_t end, str name) except NULL
     cdef _open(self)
     cdef uint64_t _read_ranges(self, uint64_t filter_offset) except? 0
     cdef _read_properties(self, uint64_t offset, uint64_t size)
-    cdef _read_index(self, uint64_t offset, uint64_t size, uint64_t data_end)
-    cdef _read_heads(self)
     cdef _check_meta(self, meta)
     cpdef raise_status(self, int status)

@@ -1,7 +1,7 @@
 """Opening a sorted string table and checking all of it (docs/formats/sst.md).
 
-Everything that comes from the file is checked before use: the footer, filter, properties and index when the table is opened,
-a data block the first time it is read.
+Everything that comes from the file is checked before use: the footer, properties and range deletes when the table is opened,
+filter and index when they are first needed (tableparts.pyx), a data block the first time it is read.
 """
 
 cimport cython
@@ -41,7 +41,8 @@ from nokv._ext.filter cimport LINE, filter_hash, filter_may_hold
 from nokv._ext.merge cimport OwnedCursor
 from nokv._ext.pointindex cimport table_get
 from nokv._ext.ranges cimport Ranges, ranges_decode, ranges_release, ranges_retain
-from nokv._ext.tablecursor cimport TableCursor, bad_entry, fail, head_of, table_cursor
+from nokv._ext.tablecursor cimport TableCursor, bad_entry, fail, table_cursor
+from nokv._ext.tableparts cimport PART_FILTER, PART_INDEX, need, parts_free, parts_init
 
 from nokv.errors import Corruption, NotSupported
 
@@ -61,6 +62,7 @@ cdef class Table:
 
     def __cinit__(self):
         self.t.error_offset = -1
+        parts_init(&self.t)
 
     def __init__(self, buffer, str path not None, BlockCache cache not None, *, meta=None, global_sequence=None):
         # The collector clears memoryviews that are part of a garbage cycle even while somebody has their buffer. Memory that it
@@ -86,13 +88,10 @@ cdef class Table:
         ranges_release(self.t.ranges)
         if self.t.resident != NULL:
             cache_forget(self.t.cache, self.t.resident, self.t.blocks)
-        free(self.t.resident)
+        parts_free(&self.t)
         free(self.t.slots)
         free(self.t.indexed)
         free(self.t.starts)
-        free(self.t.heads)
-        free(self.t.index)
-        free(self.t.verified)
         if self.view != NULL:
             PyBuffer_Release(self.view)     # nothing, if taking it failed
             free(self.view)
@@ -100,10 +99,14 @@ cdef class Table:
     cdef _damaged(self, uint64_t offset, str reason, expected=None, found=None):
         return Corruption(reason, path=self.path, offset=offset, expected=expected, found=found)
 
-    cdef const uint8_t* _meta_block(self, uint64_t offset, uint64_t size, uint64_t end, str name) except NULL:
-        """Payload of a checked, uncompressed block that must end at `end`."""
+    cdef int _place(self, uint64_t offset, uint64_t size, uint64_t end, str name) except -1:
         if offset > end or size > end - offset or end - offset - size != BLOCK_TRAILER_SIZE:
             raise self._damaged(self.t.size - FOOTER_SIZE, f"the footer places the {name} block wrongly")
+        return 0
+
+    cdef const uint8_t* _meta_block(self, uint64_t offset, uint64_t size, uint64_t end, str name) except NULL:
+        """Payload of a checked, uncompressed block that must end at `end`."""
+        self._place(offset, size, end, name)
         cdef const uint8_t* payload = self.t.base + offset
         if not checksum_holds(payload, size):
             raise self._damaged(offset, f"the checksum of the {name} block does not match")
@@ -130,17 +133,27 @@ cdef class Table:
         cdef uint64_t properties_size = get_fixed64(footer + 24)
         cdef uint64_t index_offset = get_fixed64(footer + 32)
         cdef uint64_t index_size = get_fixed64(footer + 40)
-        self._meta_block(index_offset, index_size, footer_offset, "index")
+        self._place(index_offset, index_size, footer_offset, "index")
         self._meta_block(properties_offset, properties_size, index_offset, "properties")
-        self._meta_block(filter_offset, filter_size, properties_offset, "filter")
+        self._place(filter_offset, filter_size, properties_offset, "filter")
         self._read_properties(properties_offset, properties_size)
+        cdef uint64_t blocks = self.properties["blocks"]
+        if blocks == 0 or blocks > index_size // 2 or blocks > <uint64_t>0x7FFFFFFF:
+            raise self._damaged(index_offset, "the index cannot hold that many blocks", blocks, index_size)
+        self.t.blocks = <uint32_t>blocks
+        self.t.entries = self.properties["entries"]
+        self.t.compressed = self.properties["codec"] != "none"
+        self.t.index_offset = index_offset
+        self.t.index_size = index_size
+        self.t.filter_offset = filter_offset
+        self.t.filter_size = filter_size
         cdef uint64_t padding = (LINE - filter_offset % LINE) % LINE
         if filter_size:
             if filter_size < padding + LINE or (filter_size - padding) % LINE:
                 raise self._damaged(filter_offset, "the filter is not made of whole lines")
             self.t.filter = self.t.base + filter_offset + padding
             self.t.filter_lines = (filter_size - padding) // LINE
-        self._read_index(index_offset, index_size, self._read_ranges(filter_offset))
+        self.t.data_end = self._read_ranges(filter_offset)
         if self.properties["codec"] == "zstd":
             import zstandard  # noqa: F401   here, so that decode_zstd need not import anything new
 
@@ -215,54 +228,6 @@ cdef class Table:
                                                       self.t.largest.data, self.t.largest.size) > 0:
             raise self._damaged(offset, "the smallest key lies above the largest")
 
-    cdef _read_index(self, uint64_t offset, uint64_t size, uint64_t data_end):
-        cdef Reader r = reader(self.t.base + offset, size)
-        cdef uint64_t blocks = self.properties["blocks"]
-        cdef uint64_t at = 0
-        cdef uint64_t stored = 0
-        cdef uint64_t i
-        cdef IndexEntry* entry
-        if blocks == 0 or blocks > size // 2 or blocks > <uint64_t>0x7FFFFFFF:
-            raise self._damaged(offset, "the index cannot hold that many blocks", blocks, size)
-        self.t.index = <IndexEntry*>calloc(blocks, sizeof(IndexEntry))
-        self.t.verified = <uint8_t*>calloc(blocks, 1)
-        self.t.resident = <CachedBlock**>calloc(blocks, sizeof(CachedBlock*))
-        if self.t.index == NULL or self.t.verified == NULL or self.t.resident == NULL:
-            raise MemoryError
-        self.t.entries = self.properties["entries"]
-        self.t.compressed = self.properties["codec"] != "none"
-        self.t.blocks = <uint32_t>blocks
-        for i in range(blocks):
-            entry = &self.t.index[i]
-            if not read_bytes(&r, &entry.key.data, &entry.key.size) or not read_varint(&r, &stored):
-                raise self._damaged(offset, "an index entry is cut off")
-            if entry.key.size <= TRAILER_SIZE:
-                raise self._damaged(offset, "an index key is too short")
-            if i and compare_internal(self.t.index[i - 1].key, entry.key) >= 0:
-                raise self._damaged(offset, "the index keys are not in order")
-            if stored > data_end - at or data_end - at - stored < BLOCK_TRAILER_SIZE or stored > <uint64_t>0xFFFFFFFF:
-                raise self._damaged(offset, "the index describes blocks outside the data")
-            entry.offset = at
-            entry.stored_size = <uint32_t>stored
-            at += stored + BLOCK_TRAILER_SIZE
-        if left(&r) or at != data_end:
-            raise self._damaged(offset, "the index does not cover the data")
-        self._read_heads()
-
-    cdef _read_heads(self):
-        cdef Slice first = self.t.index[0].key
-        cdef Slice last = self.t.index[self.t.blocks - 1].key
-        cdef size_t most = min(first.size, last.size) - TRAILER_SIZE
-        cdef uint32_t i
-        self.t.heads = <uint64_t*>malloc(self.t.blocks * sizeof(uint64_t))
-        if self.t.heads == NULL:
-            raise MemoryError
-        while self.t.common < most and first.data[self.t.common] == last.data[self.t.common]:
-            self.t.common += 1          # the keys are in order: what the first and the last share, all share
-        for i in range(self.t.blocks):
-            self.t.heads[i] = head_of(self.t.index[i].key.data + self.t.common,
-                                      self.t.index[i].key.size - TRAILER_SIZE - self.t.common)
-
     cdef _check_meta(self, meta):
         for name in ("entries", "smallest", "largest"):
             if getattr(meta, name) != self.properties[name]:
@@ -329,7 +294,11 @@ cdef class Table:
             self._meta_block(get_fixed64(footer) - BLOCK_TRAILER_SIZE - <uint64_t>self.properties["range_block_bytes"],
                              self.properties["range_block_bytes"], get_fixed64(footer), "range")
         with nogil:
-            status = verify_blocks(&self.t, references, &entries)
+            status = need(&self.t, PART_FILTER)
+            if status == CURSOR_OK:
+                status = need(&self.t, PART_INDEX)
+            if status == CURSOR_OK:
+                status = verify_blocks(&self.t, references, &entries)
         self.raise_status(status)
         if entries != self.properties["entries"]:
             raise self._damaged(0, "the number of entries is wrong", self.properties["entries"], entries)

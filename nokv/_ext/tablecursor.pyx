@@ -18,6 +18,7 @@ from nokv._ext.cursor cimport (
     put_trailer,
     read_trailer,
 )
+from nokv._ext.tableparts cimport PART_INDEX, need
 
 
 cdef void bad_entry(TableCursor* tc, const char* reason) noexcept nogil:
@@ -202,18 +203,28 @@ cdef void seek_to(TableCursor* tc, const uint8_t* prefix, size_t size, const uin
         step(tc)
 
 
+cdef inline bint ready(TableCursor* tc) noexcept nogil:
+    cdef int status = need(tc.table, PART_INDEX)
+    if status != CURSOR_OK:
+        fail(tc, status)
+    return status == CURSOR_OK
+
+
 cdef void table_seek_first(Cursor* self) noexcept nogil:
-    first_of_block(<TableCursor*>self.impl, 0)
+    if ready(<TableCursor*>self.impl):
+        first_of_block(<TableCursor*>self.impl, 0)
 
 
 cdef void table_seek_last(Cursor* self) noexcept nogil:
     cdef TableCursor* tc = <TableCursor*>self.impl
-    last_of_block(tc, tc.table.blocks - 1)
+    if ready(tc):
+        last_of_block(tc, tc.table.blocks - 1)
 
 
 cdef void table_seek(Cursor* self, Slice internal_key) noexcept nogil:
-    seek_to(<TableCursor*>self.impl, internal_key.data, internal_key.size - TRAILER_SIZE,
-            internal_key.data + internal_key.size - TRAILER_SIZE)
+    if ready(<TableCursor*>self.impl):
+        seek_to(<TableCursor*>self.impl, internal_key.data, internal_key.size - TRAILER_SIZE,
+                internal_key.data + internal_key.size - TRAILER_SIZE)
 
 
 cdef void table_next(Cursor* self) noexcept nogil:
