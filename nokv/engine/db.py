@@ -149,6 +149,7 @@ class DB(Background, MutableMapping[bytes, bytes]):
             create=fresh,
             walk=replay,
             # With "sync" nothing is shown that power loss could take back, and others' records count as synced.
+            first_needed=log_number,
             sync_found=self.durability == DURABILITIES.index("sync") or bool(self._options.wal_retainers),
         )
         segments = self._wal.segments()
@@ -157,6 +158,8 @@ class DB(Background, MutableMapping[bytes, bytes]):
                 f"WAL segment {log_number} is missing: the manifest needs it", path=wal_path, found=segments[0]
             )
         mem.first_segment = max(log_number, segments[0])
+        if segments[0] < log_number:
+            versions.make_durable()  # before what it does not need goes
         self._wal.retain(ENGINE, mem.first_segment)
         if fresh:  # after the log: a directory with a manifest and no log has lost it
             versions.recover()

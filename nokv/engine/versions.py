@@ -180,6 +180,7 @@ class VersionSet:
 
     def _remove_leftovers(self, names: Iterable[str], metas: dict[int, FileMeta]) -> None:
         """Files of a step that a crash cut short. Only with a manifest that ends cleanly; never on a guess."""
+        leftovers = []
         for name in names:
             number = table_number(name)
             values = value_number(name)
@@ -189,7 +190,17 @@ class VersionSet:
                 or (manifest_number(name) is not None and name != self._manifest_name)
             )
             if orphan or name == CURRENT + ".tmp":
-                self.files.remove(join(self.path, name))
+                leftovers.append(join(self.path, name))
+        if leftovers:
+            self.make_durable()
+        for path in leftovers:
+            self.files.remove(path)
+
+    def make_durable(self) -> None:
+        """What CURRENT and the manifest say is on disk when this returns. To find it in an open does not mean that: a
+        process may have been killed before its sync. So call this before anything goes that they no longer need."""
+        self.files.sync_file(join(self.path, self._manifest_name))
+        self.files.sync_dir(self.path)
 
     def _tables(self, metas: Iterable[FileMeta], opened: dict[int, Table]) -> list[list[Table]]:
         levels: list[list[FileMeta]] = [[] for _ in range(self.options.levels_max)]

@@ -60,8 +60,8 @@ class Files(Protocol):
     `mkdir -p` and durable when it returns. `open_log` refuses an existing name (FileExistsError), allocates all blocks
     (ENOSPC here, never SIGBUS later), and its zeroes are durable when it returns (its name is not); with `recycle` it
     takes over that old file (renaming it) and zeroes it. `reopen_log` goes on in a file that `open_log` once made, as
-    it is. `remove` is for files, `rmdir` for empty directories; `listdir` returns names in order. `map_file` returns the whole file as a read-only buffer that stays valid until it
-    is garbage, even if the file is removed meanwhile.
+    it is. `remove` is for files, `rmdir` for empty directories; `listdir` returns names in order. `map_file` returns
+    the whole file as a read-only buffer that stays valid until it is garbage, even if the file is removed meanwhile.
     """
 
     def create(self, path: str) -> WritableFile: ...

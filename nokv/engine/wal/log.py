@@ -98,9 +98,11 @@ class Wal(WalCore):
         much_bytes: int = MUCH_BYTES,
         walk: Walk = skip,
         sync_found: bool = True,
+        first_needed: int = 0,
     ) -> None:
         """`walk` sees the records that are there. `sync_found`: they are on disk when this returns; else after the next
-        `sync`, like what is appended."""
+        `sync`, like what is appended. Nothing is appended to a segment before `first_needed`: somebody has written down
+        that he will not look there."""
         if segment_bytes < SEGMENT_BYTES_MIN:
             raise UsageError(
                 f"wal segments of {segment_bytes} bytes are too small", hint=f"at least {SEGMENT_BYTES_MIN}"
@@ -134,7 +136,7 @@ class Wal(WalCore):
                     "the write-ahead log is missing", path=directory, hint="restore wal/ from where it went"
                 )
             files.makedirs(directory)
-        log = recover(files, directory, walk)
+        log = recover(files, directory, walk, first_needed)
         if not create and not log.segments:
             raise Corruption("the write-ahead log is missing", path=directory, hint="restore wal/ from where it went")
         self._segments: list[SegmentInfo] = log.segments

@@ -76,7 +76,9 @@ class RecoveredLog:
     highest_number: int = 0
     free: list[str] = field(default_factory=list)  # files kept for another life
     unsynced: list[SegmentInfo] = field(default_factory=list)  # of the segments: no mark says that all of it is on disk
-    may_go_on: bool = False  # in the last segment: behind its end there is nothing but zeros, and no other log begins
+    may_go_on: bool = (
+        False  # in the last segment: behind its end there is nothing but zeros, and nobody has passed it by
+    )
 
 
 def decode_segment_header(path: str, payload: bytes) -> tuple[int, int]:
@@ -121,7 +123,7 @@ def skip(reader: SegmentReader, stop: int, path: str) -> None:
     reader.skip_valid(stop)
 
 
-def recover(files: Files, directory: str, walk: Walk = skip) -> RecoveredLog:
+def recover(files: Files, directory: str, walk: Walk = skip, first_needed: int = 0) -> RecoveredLog:
     """`walk` sees every valid record once, in order, before it is known whether the log is sound."""
     log = RecoveredLog()
     data: dict[int, Buffer] = {}
@@ -164,7 +166,7 @@ def recover(files: Files, directory: str, walk: Walk = skip) -> RecoveredLog:
     log.leftovers = sorted(blank + [(info.number, info.path) for info in infos.values() if info.number not in in_chain])
 
     mark = (0, 0)
-    unmarked_ends: list[tuple[int, int]] = []
+    unmarked_end = 0
     for index, info in enumerate(chain):
         following = chain[index + 1] if index + 1 < len(chain) else None
         stop = None if following is None else _read_link(following, data[following.number], info.number)
@@ -178,18 +180,23 @@ def recover(files: Files, directory: str, walk: Walk = skip) -> RecoveredLog:
             if reader.offset == stop or (evidence := _may_end(files, info, reader, data, later)) is not None:
                 break
         mark = max(mark, reader.mark)
-        unmarked_ends.append((info.number, reader.unmarked_end))
+        unmarked_end = reader.unmarked_end
         if reader.offset == stop:
             continue
         assert evidence is not None
         # A later segment with no record but its header was made ready and not used. With a link it closes this one.
         unused = all(count <= 1 for count, _, _ in evidence[1:])
-        log.may_go_on = info.end > DATA_START and evidence[0][2] and unused
+        log.may_go_on = info.end > DATA_START and evidence[0][2] and unused and info.number >= first_needed
         log.leftovers = sorted(log.leftovers + [(s.number, s.path) for s in later])
         chain = chain[: index + 1]
         break
     log.segments = chain
-    log.unsynced = [info for info, end in zip(chain, unmarked_ends, strict=True) if end > mark]
+    # A mark is not on disk itself: only at the end of the last segment it does not matter whether it is.
+    log.unsynced = [info for info in chain[:-1] if (info.number, info.end) > mark]
+    if chain and (chain[-1].number, unmarked_end) > mark:
+        log.unsynced.append(chain[-1])
+    elif chain and not log.may_go_on:
+        chain[-1].end = unmarked_end  # what follows is linked to what is on disk
     return log
 
 
