@@ -20,6 +20,28 @@ All functions are `noexcept nogil`; a failure sets `status` and clears `valid`.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <string.h>
+    static inline uint64_t nokv_big_endian(const void* p) {
+        uint64_t n;
+        memcpy(&n, p, 8);
+    #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+        n = __builtin_bswap64(n);
+    #endif
+        return n;
+    }
+    static inline void nokv_put_big_endian(void* p, uint64_t n) {
+    #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+        n = __builtin_bswap64(n);
+    #endif
+        memcpy(p, &n, 8);
+    }
+    """
+    uint64_t nokv_big_endian(const void* p) noexcept nogil
+    void nokv_put_big_endian(void* p, uint64_t n) noexcept nogil
+
 cdef enum:
     KIND_DELETE = 0
     KIND_PUT = 1
@@ -55,6 +77,7 @@ cdef struct CursorOps:
     void (*seek)(Cursor* self, Slice internal_key) noexcept nogil       # first entry >= internal_key
     void (*next)(Cursor* self) noexcept nogil                           # only if valid
     void (*prev)(Cursor* self) noexcept nogil                           # only if valid
+    void (*rest)(Cursor* self) noexcept nogil                           # let go of what it has loaded; the next move is a seek
     void (*destroy)(Cursor* self) noexcept nogil                        # frees impl and the Cursor itself
     # May be NULL. No entry with low <= family || user key < high had a greater sequence when the cursor was made.
     uint64_t (*newest)(Cursor* self, Slice low, Slice high) noexcept nogil
@@ -71,19 +94,19 @@ cdef inline int compare_internal(Slice a, Slice b) noexcept nogil:
         return order
     return memcmp(a.data + a.size - TRAILER_SIZE, b.data + b.size - TRAILER_SIZE, TRAILER_SIZE)
 
+cdef inline uint64_t key_head(const uint8_t* key, size_t size) noexcept nogil:
+    """The first eight bytes of a key, zeros where it is shorter, as a big-endian number. A trailer follows the key."""
+    cdef uint64_t head = nokv_big_endian(key)
+    if size < 8:
+        head = 0 if size == 0 else head >> (64 - 8 * size) << (64 - 8 * size)
+    return head
+
 cdef inline void put_trailer(uint8_t* out, uint64_t sequence, int kind) noexcept nogil:
-    cdef uint64_t packed = ~((sequence << 8) | <uint64_t>kind)
-    cdef int i
-    for i in range(8):
-        out[i] = <uint8_t>(packed >> (56 - 8 * i))
+    nokv_put_big_endian(out, ~((sequence << 8) | <uint64_t>kind))
 
 cdef inline uint64_t read_trailer(const uint8_t* trailer) noexcept nogil:
     """sequence << 8 | kind"""
-    cdef uint64_t packed = 0
-    cdef int i
-    for i in range(8):
-        packed = (packed << 8) | trailer[i]
-    return ~packed
+    return ~nokv_big_endian(trailer)
 
 cdef inline bint kind_is_value(int kind) noexcept nogil:
     """Does an entry of this kind give its key a value (until it expires, if it does)?"""

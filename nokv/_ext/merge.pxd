@@ -8,6 +8,9 @@ from nokv._ext.cursor cimport Cursor, Slice
 # of the children. NULL if there is no memory: then the children still belong to the caller. n == 0 gives an empty cursor.
 cdef Cursor* merge_cursors(Cursor** children, int n) noexcept nogil
 
+# For who goes on in the direction of the last move, and no other: `c`, or the only part of it that has entries left.
+cdef Cursor* merge_alone(Cursor* c) noexcept nogil
+
 # Moves each part of a cursor (merged or not) that has nothing newer than `below` between low and high out of there, in the
 # direction in which it is being walked; `target` is the internal key low or high with a trailer of zeros. For what walks over entries
 # that it does not want.

@@ -7,7 +7,7 @@ keys (there should be none: a sequence is used once) come out in the order of th
 cimport cython
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 from nokv._ext.cursor cimport (
     CURSOR_CORRUPT,
@@ -19,61 +19,103 @@ from nokv._ext.cursor cimport (
     TRAILER_SIZE,
     compare_bytes,
     compare_internal,
+    key_head,
     read_trailer,
 )
 
 from nokv.errors import Corruption, UsageError
 
+cdef extern from *:
+    """static inline void nokv_prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }"""
+    void nokv_prefetch(const void* p) noexcept nogil
+
+cdef enum:
+    SHARED_MAX = 64
+    AHEAD_BYTES = 1024                  # of a value that comes out some steps later: its cache misses overlap with those of others
+
+cdef struct Part:
+    uint64_t head                       # eight bytes of the key, behind what the children had in common when the heap was made
+    Cursor* cursor
+    int rank                            # its place in `children`
+
 cdef struct MergeCursor:
     Cursor base
     Cursor** children
-    Cursor** heap                       # the valid children; heap[0] is the current one
-    int* rank                           # of heap[i]: its place in `children`
+    Part* heap                          # the valid children; heap[0] is the current one
     int count
     int heap_size
     bint backward
+    size_t shared_size
+    uint8_t[SHARED_MAX] shared
     uint8_t* key                        # the current key, kept while children are sought
     size_t key_room
 
 
-cdef inline bint before(MergeCursor* m, int i, int j) noexcept nogil:
-    """Must heap[i] come out before heap[j]?"""
-    cdef int order = compare_internal(m.heap[i].key, m.heap[j].key)
+cdef inline uint64_t head_of(const MergeCursor* m, Slice key) noexcept nogil:
+    """Keys in order have heads in order; the same head says nothing."""
+    cdef size_t size = key.size - TRAILER_SIZE
+    cdef int order
+    if m.shared_size:
+        order = memcmp(key.data, m.shared, size if size < m.shared_size else m.shared_size)
+        if order > 0:
+            return <uint64_t>-1
+        if order < 0 or size < m.shared_size:
+            return 0
+    return key_head(key.data + m.shared_size, size - m.shared_size)
+
+
+cdef inline bint before(const MergeCursor* m, const Part* a, const Part* b) noexcept nogil:
+    """Must `a` come out before `b`?"""
+    cdef int order
+    if a.head != b.head:
+        return (a.head < b.head) != m.backward
+    order = compare_internal(a.cursor.key, b.cursor.key)
     if order == 0:
-        order = m.rank[i] - m.rank[j]
+        order = a.rank - b.rank
     return order > 0 if m.backward else order < 0
 
 
-cdef inline void swap(MergeCursor* m, int i, int j) noexcept nogil:
-    cdef Cursor* c = m.heap[i]
-    cdef int r = m.rank[i]
-    m.heap[i] = m.heap[j]
-    m.rank[i] = m.rank[j]
-    m.heap[j] = c
-    m.rank[j] = r
-
-
 cdef void sift_down(MergeCursor* m, int i) noexcept nogil:
+    cdef Part part = m.heap[i]
     cdef int best
     while True:
         best = 2 * i + 1
         if best >= m.heap_size:
-            return
-        if best + 1 < m.heap_size and before(m, best + 1, best):
+            break
+        if best + 1 < m.heap_size and before(m, &m.heap[best + 1], &m.heap[best]):
             best += 1
-        if not before(m, best, i):
-            return
-        swap(m, i, best)
+        if not before(m, &m.heap[best], &part):
+            break
+        m.heap[i] = m.heap[best]
         i = best
+    m.heap[i] = part
 
 
-cdef void show_top(MergeCursor* m) noexcept nogil:
+cdef inline void show_top(MergeCursor* m) noexcept nogil:
     if m.base.status != CURSOR_OK or m.heap_size == 0:
         m.base.valid = False
         return
     m.base.valid = True
-    m.base.key = m.heap[0].key
-    m.base.value = m.heap[0].value
+    m.base.key = m.heap[0].cursor.key
+    m.base.value = m.heap[0].cursor.value
+
+
+cdef void share(MergeCursor* m) noexcept nogil:
+    """What the keys in the heap have in common at their beginning."""
+    cdef Slice first = m.heap[0].cursor.key
+    cdef size_t most = min(first.size - TRAILER_SIZE, <size_t>SHARED_MAX)
+    cdef size_t n
+    cdef Slice key
+    cdef int i
+    for i in range(1, m.heap_size):
+        key = m.heap[i].cursor.key
+        most = min(most, key.size - TRAILER_SIZE)
+        n = 0
+        while n < most and key.data[n] == first.data[n]:
+            n += 1
+        most = n
+    memcpy(m.shared, first.data, most)
+    m.shared_size = most
 
 
 cdef void rebuild(MergeCursor* m) noexcept nogil:
@@ -84,14 +126,27 @@ cdef void rebuild(MergeCursor* m) noexcept nogil:
         if m.children[i].status != CURSOR_OK:
             m.base.status = m.children[i].status
         elif m.children[i].valid:
-            m.heap[m.heap_size] = m.children[i]
-            m.rank[m.heap_size] = i
+            m.heap[m.heap_size].cursor = m.children[i]
+            m.heap[m.heap_size].rank = i
             m.heap_size += 1
-    i = m.heap_size // 2
-    while i > 0:
-        i -= 1
-        sift_down(m, i)
+    if m.heap_size > 1:
+        share(m)
+        for i in range(m.heap_size):
+            m.heap[i].head = head_of(m, m.heap[i].cursor.key)
+            ask_ahead(m.heap[i].cursor)
+        i = m.heap_size // 2
+        while i > 0:
+            i -= 1
+            sift_down(m, i)
     show_top(m)
+
+
+cdef inline void ask_ahead(const Cursor* c) noexcept nogil:
+    cdef size_t size = min(c.value.size, <size_t>AHEAD_BYTES)
+    cdef size_t at = 0
+    while at < size:
+        nokv_prefetch(c.value.data + at)
+        at += 64
 
 
 cdef void merge_seek_first(Cursor* self) noexcept nogil:
@@ -123,7 +178,7 @@ cdef void merge_seek(Cursor* self, Slice internal_key) noexcept nogil:
 
 cdef bint turn(MergeCursor* m, bint backward) noexcept nogil:
     """Bring every child but the current one to the other side of the current key."""
-    cdef Cursor* current = m.heap[0]
+    cdef Cursor* current = m.heap[0].cursor
     cdef Cursor* child
     cdef Slice key
     cdef uint8_t* room
@@ -157,28 +212,34 @@ cdef bint turn(MergeCursor* m, bint backward) noexcept nogil:
     return True
 
 
-cdef void merge_step(MergeCursor* m, bint backward) noexcept nogil:
-    cdef Cursor* current = m.heap[0]
-    cdef bint turned = m.backward != backward
-    if turned and not turn(m, backward):
+cdef inline void merge_step(MergeCursor* m, bint backward) noexcept nogil:
+    cdef Cursor* current = m.heap[0].cursor
+    if m.backward != backward:
+        if turn(m, backward):
+            step_child(current, backward)
+            rebuild(m)
         return
-    if backward:
-        current.ops.prev(current)
-    else:
-        current.ops.next(current)
-    if turned:
-        rebuild(m)
-        return
+    step_child(current, backward)
     if current.status != CURSOR_OK:
         m.base.status = current.status
+    elif m.heap_size > 1:
+        if current.valid:
+            m.heap[0].head = head_of(m, current.key)
+            ask_ahead(current)
+        else:
+            m.heap_size -= 1
+            m.heap[0] = m.heap[m.heap_size]
+        sift_down(m, 0)
     elif not current.valid:
-        m.heap_size -= 1
-        m.heap[0] = m.heap[m.heap_size]
-        m.rank[0] = m.rank[m.heap_size]
-        sift_down(m, 0)
-    else:
-        sift_down(m, 0)
+        m.heap_size = 0
     show_top(m)
+
+
+cdef inline void step_child(Cursor* c, bint backward) noexcept nogil:
+    if backward:
+        c.ops.prev(c)
+    else:
+        c.ops.next(c)
 
 
 cdef void merge_next(Cursor* self) noexcept nogil:
@@ -189,6 +250,15 @@ cdef void merge_prev(Cursor* self) noexcept nogil:
     merge_step(<MergeCursor*>self.impl, True)
 
 
+cdef void merge_rest(Cursor* self) noexcept nogil:
+    cdef MergeCursor* m = <MergeCursor*>self.impl
+    cdef int i
+    self.valid = False
+    m.heap_size = 0
+    for i in range(m.count):
+        m.children[i].ops.rest(m.children[i])
+
+
 cdef void merge_destroy(Cursor* self) noexcept nogil:
     cdef MergeCursor* m = <MergeCursor*>self.impl
     cdef int i
@@ -196,7 +266,6 @@ cdef void merge_destroy(Cursor* self) noexcept nogil:
         m.children[i].ops.destroy(m.children[i])
     free(m.children)
     free(m.heap)
-    free(m.rank)
     free(m.key)
     free(m)
 
@@ -207,6 +276,7 @@ MERGE_OPS.seek_last = merge_seek_last
 MERGE_OPS.seek = merge_seek
 MERGE_OPS.next = merge_next
 MERGE_OPS.prev = merge_prev
+MERGE_OPS.rest = merge_rest
 MERGE_OPS.destroy = merge_destroy
 
 
@@ -218,12 +288,10 @@ cdef Cursor* merge_cursors(Cursor** children, int n) noexcept nogil:
     if m == NULL:
         return NULL
     m.children = <Cursor**>malloc((n + 1) * sizeof(Cursor*))
-    m.heap = <Cursor**>malloc((n + 1) * sizeof(Cursor*))
-    m.rank = <int*>malloc((n + 1) * sizeof(int))
-    if m.children == NULL or m.heap == NULL or m.rank == NULL:
+    m.heap = <Part*>malloc((n + 1) * sizeof(Part))
+    if m.children == NULL or m.heap == NULL:
         free(m.children)
         free(m.heap)
-        free(m.rank)
         free(m)
         return NULL
     memcpy(m.children, children, n * sizeof(Cursor*))
@@ -231,6 +299,14 @@ cdef Cursor* merge_cursors(Cursor** children, int n) noexcept nogil:
     m.base.impl = m
     m.base.ops = &MERGE_OPS
     return &m.base
+
+
+cdef Cursor* merge_alone(Cursor* c) noexcept nogil:
+    cdef MergeCursor* m
+    if c.ops != &MERGE_OPS:
+        return c
+    m = <MergeCursor*>c.impl
+    return m.heap[0].cursor if m.heap_size == 1 and m.base.valid else c
 
 
 cdef inline void skip_part(Cursor* c, Slice low, Slice high, Slice target, uint64_t below, bint backward) noexcept nogil:

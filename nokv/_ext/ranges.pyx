@@ -517,6 +517,12 @@ cdef void hiding_prev(Cursor* self) noexcept nogil:
     settle(h, True)
 
 
+cdef void hiding_rest(Cursor* self) noexcept nogil:
+    cdef HidingCursor* h = <HidingCursor*>self.impl
+    self.valid = False
+    h.inner.ops.rest(h.inner)
+
+
 cdef void hiding_destroy(Cursor* self) noexcept nogil:
     cdef HidingCursor* h = <HidingCursor*>self.impl
     cdef int i
@@ -535,6 +541,7 @@ HIDING_OPS.seek_last = hiding_seek_last
 HIDING_OPS.seek = hiding_seek
 HIDING_OPS.next = hiding_next
 HIDING_OPS.prev = hiding_prev
+HIDING_OPS.rest = hiding_rest
 HIDING_OPS.destroy = hiding_destroy
 
 

@@ -259,6 +259,11 @@ cdef void table_prev(Cursor* self) noexcept nogil:
         bad_entry(tc, "the restart points do not fit the entries")
 
 
+cdef void table_rest(Cursor* self) noexcept nogil:
+    self.valid = False
+    unload(<TableCursor*>self.impl)
+
+
 cdef void table_destroy(Cursor* self) noexcept nogil:
     cdef TableCursor* tc = <TableCursor*>self.impl
     unload(tc)
@@ -278,6 +283,7 @@ TABLE_OPS.seek_last = table_seek_last
 TABLE_OPS.seek = table_seek
 TABLE_OPS.next = table_next
 TABLE_OPS.prev = table_prev
+TABLE_OPS.rest = table_rest
 TABLE_OPS.destroy = table_destroy
 
 

@@ -112,6 +112,12 @@ cdef void level_prev(Cursor* self) noexcept nogil:
     settle(lc, -1)
 
 
+cdef void level_rest(Cursor* self) noexcept nogil:
+    cdef LevelCursor* lc = <LevelCursor*>self.impl
+    self.valid = False
+    lc.inner.ops.rest(lc.inner)
+
+
 cdef void level_destroy(Cursor* self) noexcept nogil:
     cdef LevelCursor* lc = <LevelCursor*>self.impl
     lc.inner.ops.destroy(lc.inner)
@@ -136,6 +142,7 @@ LEVEL_OPS.seek_last = level_seek_last
 LEVEL_OPS.seek = level_seek
 LEVEL_OPS.next = level_next
 LEVEL_OPS.prev = level_prev
+LEVEL_OPS.rest = level_rest
 LEVEL_OPS.destroy = level_destroy
 
 
