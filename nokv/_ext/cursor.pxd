@@ -24,7 +24,7 @@ cdef extern from *:
     """
     #include <stdint.h>
     #include <string.h>
-    static inline uint64_t nokv_big_endian(const void* p) {
+    static inline uint64_t nokv_load_big_endian(const void* p) {
         uint64_t n;
         memcpy(&n, p, 8);
     #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
@@ -32,15 +32,15 @@ cdef extern from *:
     #endif
         return n;
     }
-    static inline void nokv_put_big_endian(void* p, uint64_t n) {
+    static inline void nokv_store_big_endian(void* p, uint64_t n) {
     #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
         n = __builtin_bswap64(n);
     #endif
         memcpy(p, &n, 8);
     }
     """
-    uint64_t nokv_big_endian(const void* p) noexcept nogil
-    void nokv_put_big_endian(void* p, uint64_t n) noexcept nogil
+    uint64_t nokv_load_big_endian(const void* p) noexcept nogil
+    void nokv_store_big_endian(void* p, uint64_t n) noexcept nogil
 
 cdef enum:
     KIND_DELETE = 0
@@ -96,17 +96,17 @@ cdef inline int compare_internal(Slice a, Slice b) noexcept nogil:
 
 cdef inline uint64_t key_head(const uint8_t* key, size_t size) noexcept nogil:
     """The first eight bytes of a key, zeros where it is shorter, as a big-endian number. A trailer follows the key."""
-    cdef uint64_t head = nokv_big_endian(key)
+    cdef uint64_t head = nokv_load_big_endian(key)
     if size < 8:
         head = 0 if size == 0 else head >> (64 - 8 * size) << (64 - 8 * size)
     return head
 
 cdef inline void put_trailer(uint8_t* out, uint64_t sequence, int kind) noexcept nogil:
-    nokv_put_big_endian(out, ~((sequence << 8) | <uint64_t>kind))
+    nokv_store_big_endian(out, ~((sequence << 8) | <uint64_t>kind))
 
 cdef inline uint64_t read_trailer(const uint8_t* trailer) noexcept nogil:
     """sequence << 8 | kind"""
-    return ~nokv_big_endian(trailer)
+    return ~nokv_load_big_endian(trailer)
 
 cdef inline bint kind_is_value(int kind) noexcept nogil:
     """Does an entry of this kind give its key a value (until it expires, if it does)?"""

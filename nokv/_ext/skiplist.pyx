@@ -283,6 +283,7 @@ cdef void _stand(Cursor* c, Node* node, Entry* entry) noexcept nogil:
     if node != w.node or c.key.size != size or not c.valid:
         memcpy(w.key, node_key(node), key_size)
         nokv_prefetch(node_next(node, 0))           # whoever walks on finds it there
+        nokv_prefetch(<uint8_t*>node_next(node, 0) + 64)
     w.node = node
     w.entry = entry
     w.packed = entry.packed
@@ -406,6 +407,10 @@ cdef void _flush_prev(Cursor* c) noexcept nogil:
         w.at -= 1
         _stand_oldest(c, w.nodes[w.at])
 
+cdef void _rest(Cursor* c) noexcept nogil:
+    c.valid = False
+    (<Walk*>c.impl).newest = <uint64_t>-1       # what is added meanwhile counts when it moves again
+
 cdef void _destroy(Cursor* c) noexcept nogil:
     free((<Walk*>c.impl).nodes)
     free((<Walk*>c.impl).key)
@@ -421,6 +426,7 @@ _ops.seek_last = _seek_last
 _ops.seek = _seek
 _ops.next = _move_next
 _ops.prev = _move_prev
+_ops.rest = _rest
 _ops.destroy = _destroy
 
 cdef CursorOps _flush_ops
@@ -430,4 +436,5 @@ _flush_ops.seek_last = _flush_seek_last
 _flush_ops.seek = _flush_seek
 _flush_ops.next = _flush_next
 _flush_ops.prev = _flush_prev
+_flush_ops.rest = _rest
 _flush_ops.destroy = _destroy
