@@ -60,7 +60,7 @@ cdef class Core(WritableStore):
     def scan(self, start=None, end=None, *, prefix=None, reverse=False, limit=None, keys=True, values=True):
         """Iterate start <= key < end in key order (backwards with reverse=True), over the view of this moment."""
         cdef uint64_t now_ms = self.view_time()
-        return new_scan(self, 0, self.sequence, now_ms, start, end, prefix, reverse, limit, keys, values)
+        return new_scan(self, 0, -1, now_ms, start, end, prefix, reverse, limit, keys, values)
 
     def iterator(self, start=None, end=None, *, prefix=None):
         """A position to move by hand, within start <= key < end, over the view of this moment."""

@@ -160,7 +160,7 @@ cdef class Family:
 
     def scan(self, start=None, end=None, *, prefix=None, reverse=False, limit=None, keys=True, values=True):
         cdef uint64_t now_ms = self.core.view_time()
-        return new_scan(self.core, <uint8_t>self.id, self.core.sequence, now_ms, start, end, prefix, reverse, limit, keys, values)
+        return new_scan(self.core, <uint8_t>self.id, -1, now_ms, start, end, prefix, reverse, limit, keys, values)
 
     def iterator(self, start=None, end=None, *, prefix=None):
         from nokv._ext.iterator import Iterator

@@ -1,13 +1,16 @@
 """Scans: lazy iterators of pairs, keys or values over one consistent view, filled in chunks by C loops.
 
-Owns: the bounds of a scan, what it holds while it lives, the list-making loops. A position to move by hand is in iterator.pyx.
+Owns: the bounds of a scan, what it holds while it lives, the loops that make items. A position to move by hand is in iterator.pyx.
+A scan with a limit of at most CHUNK_MAX is one chunk; `list` asks for its length first, which makes the chunk.
 """
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.stdlib cimport free, realloc
-from libc.string cimport memcmp, memcpy
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memset
 
 from nokv._ext.batch cimport as_bytes
 from nokv._ext.cursor cimport (
@@ -19,16 +22,23 @@ from nokv._ext.cursor cimport (
     Slice,
     compare_bytes,
     live_value,
+    nokv_big_endian,
     read_trailer,
 )
-from nokv._ext.view cimport STATE_OPEN, Store, View
+from nokv._ext.merge cimport merge_alone
+from nokv._ext.view cimport STATE_OPEN, Store, View, Walker
 
 from nokv.errors import Corruption, UsageError
 
+cdef extern from "Python.h":
+    object PyTuple_New(Py_ssize_t size)
+    void PyTuple_SET_ITEM(object pair, Py_ssize_t at, object item)
+
 cdef enum:
     CHUNK_FIRST = 32
-    CHUNK_MAX = 1024
+    CHUNK_MAX = 256
     CHUNK_BYTES_MAX = 1 << 20       # of values: large ones come in chunks of few, or of one
+    BOUNDS_INLINE = 88
 
 
 cdef bytes _successor(bytes prefix):
@@ -41,14 +51,19 @@ cdef bytes _successor(bytes prefix):
     return prefix[:n - 1] + bytes((prefix[n - 1] + 1,))
 
 
-cdef object scan_of(Store core, View view, uint8_t family, uint64_t sequence, uint64_t now_ms, start, end, prefix, bint reverse,
-                    limit, bint keys, bint values):
+cdef object new_scan(Store core, uint8_t family, int64_t sequence, uint64_t now_ms, start, end, prefix, bint reverse,
+                     limit, bint keys, bint values):
     cdef bytes lower, upper
-    core.check_open()
+    cdef int64_t most = -1
+    cdef Scan scan
+    if core.state != STATE_OPEN:
+        core.check_open()
     if not keys and not values:
         raise UsageError("a scan of neither keys nor values", hint="leave one of keys=, values= true")
-    if limit is not None and limit < 0:
-        raise UsageError(f"limit {limit} is negative", hint="None: no limit")
+    if limit is not None:
+        most = limit
+        if most < 0:
+            raise UsageError(f"limit {limit} is negative", hint="None: no limit")
     lower = b"" if start is None else as_bytes(start, "start")
     upper = None if end is None else as_bytes(end, "end")
     if start is not None and end is not None and lower > upper:
@@ -60,79 +75,119 @@ cdef object scan_of(Store core, View view, uint8_t family, uint64_t sequence, ui
         after = _successor(prefix)
         if after is not None and (upper is None or after < upper):
             upper = after
-    head = bytes((family,))
-    if upper is not None:
-        upper = head + upper
-    elif family < 255:
-        upper = bytes((family + 1,))
-    return Scan(core, view, head + lower, upper, sequence, now_ms, reverse, -1 if limit is None else limit, keys, values)
+    scan = Scan.__new__(Scan)
+    scan.core = core
+    scan.done = False
+    scan.put_bounds(family, lower, upper)
+    scan.now_ms = now_ms
+    scan.reverse = reverse
+    scan.remaining = most
+    scan.keys = keys
+    scan.values = values
+    scan.chunk_size = most if 0 <= most <= CHUNK_MAX else CHUNK_FIRST
+    # now that nobody else can run any more: view and sequence belong together, and are held from here on
+    scan.sequence = core.sequence if sequence < 0 else <uint64_t>sequence
+    scan.view = core.view
+    core.hold(scan.sequence)
+    scan.held = True
+    if now_ms:
+        core.hold_moment(now_ms)
+        scan.moment_held = True
+    core.scans += 1
+    return scan
 
 
-cdef object new_scan(Store core, uint8_t family, uint64_t sequence, uint64_t now_ms, start, end, prefix, bint reverse,
-                     limit, bint keys, bint values):
-    cdef View view = core.view          # first: it belongs to `sequence`
-    core.hold(sequence)                 # looking at the bounds may let writers run
-    try:
-        return scan_of(core, view, family, sequence, now_ms, start, end, prefix, reverse, limit, keys, values)
-    finally:
-        core.let_go(sequence)
+cdef inline bint same(const uint8_t* a, const uint8_t* b, size_t size) noexcept nogil:
+    """Neighbours differ in their last bytes."""
+    if size >= 8 and nokv_big_endian(a + size - 8) != nokv_big_endian(b + size - 8):
+        return False
+    return memcmp(a, b, size) == 0
 
 
 @cython.no_gc_clear          # what a cursor points into must outlive it, also when a cycle is collected
+@cython.final
+@cython.freelist(8)
 cdef class Scan:
-    """Iterator of a scan: C loops fill a list, `next` takes from it. Holds everything it walks; one thread at a time."""
+    """Iterator of a scan: C loops make a chunk of items, `next` hands them out. Holds everything it walks; one thread at a time."""
 
     cdef Store core
     cdef View view
-    cdef Cursor* c
-    cdef bytes lower, upper
+    cdef Walker* walker
+    cdef Cursor* c                  # what is walked: the walker's cursor, or the only part of it that has entries left
     cdef uint64_t sequence, now_ms  # the view's moment: nothing expires while it is walked
-    cdef bint reverse, keys, values, held, done, busy, started
     cdef int64_t remaining
-    cdef list chunk
-    cdef Py_ssize_t position, chunk_size
+    cdef PyObject** items           # the chunk; those from `position` to `count` are ours
+    cdef Py_ssize_t position, count, room, chunk_size
     cdef size_t chunk_bytes         # of the values in it
-    cdef uint8_t* last              # family || key of the last key dealt with
-    cdef size_t last_size, last_capacity
+    cdef bint reverse, keys, values, held, moment_held, done, busy, ended
+    cdef bint due                   # the cursor still stands on what the last chunk ended with
+    # family || key, with room for a trailer behind each; no upper bound but the family's end: one byte, or size 0
+    cdef uint8_t* lower
+    cdef uint8_t* upper
+    cdef size_t lower_size, upper_size
+    cdef uint8_t[BOUNDS_INLINE] inline_bounds
+    cdef const uint8_t* last        # the last user key dealt with: in an item of the chunk, or the walker's `key`
+    cdef size_t last_size           # with the family
 
-    def __cinit__(self, Store core not None, View view not None, bytes lower not None, bytes upper, uint64_t sequence,
-                  uint64_t now_ms, bint reverse, int64_t limit, bint keys, bint values):
-        self.c = NULL
-        self.last = NULL
-        self.core = core
-        self.view = view
-        self.lower = lower
-        self.upper = upper
-        self.sequence = sequence
-        self.now_ms = now_ms
-        self.reverse = reverse
-        self.remaining = limit
-        self.keys = keys
-        self.values = values
-        self.chunk = []
-        self.position = 0
-        self.chunk_size = CHUNK_FIRST
-        core.hold(sequence)
-        self.held = True
-        if now_ms:
-            core.hold_moment(now_ms)
-        core.scans += 1
+    def __cinit__(self):
+        self.done = True                # made by new_scan only
 
     def __dealloc__(self):
+        self._drop()
         self._release()
+        free(self.items)
+        if self.lower != self.inline_bounds:
+            free(self.lower)
+
+    cdef int put_bounds(self, uint8_t family, bytes lower, bytes upper) except -1:
+        cdef size_t need
+        self.lower_size = <size_t>PyBytes_GET_SIZE(lower) + 1
+        if upper is not None:
+            self.upper_size = <size_t>PyBytes_GET_SIZE(upper) + 1
+        else:
+            self.upper_size = 1 if family < 255 else 0
+        need = self.lower_size + self.upper_size + 2 * TRAILER_SIZE
+        self.lower = self.inline_bounds
+        if need > BOUNDS_INLINE:
+            self.lower = <uint8_t*>malloc(need)
+            if self.lower == NULL:
+                raise MemoryError()
+        self.upper = self.lower + self.lower_size + TRAILER_SIZE
+        self.lower[0] = family
+        memcpy(self.lower + 1, PyBytes_AS_STRING(lower), self.lower_size - 1)
+        memset(self.lower + self.lower_size, 0, TRAILER_SIZE)
+        if upper is not None:
+            self.upper[0] = family
+            memcpy(self.upper + 1, PyBytes_AS_STRING(upper), self.upper_size - 1)
+        else:
+            self.upper[0] = family + 1
+        memset(self.upper + self.upper_size, 0, TRAILER_SIZE)
+        return 0
+
+    cdef inline int check(self) except -1:
+        if self.core is None:
+            raise UsageError("a scan that is none", hint="call scan() of a database, a family or a snapshot")
+        if self.core.state != STATE_OPEN:
+            self.core.check_open()
+        return 0
+
+    cdef void _drop(self) noexcept:
+        """What is left of the chunk."""
+        while self.position < self.count:
+            self.position += 1
+            Py_DECREF(<object>self.items[self.position - 1])
+        self.position = self.count = 0
 
     cdef _release(self):
         self.done = True
-        if self.c != NULL:
-            self.c.ops.destroy(self.c)
-            self.c = NULL
-        if self.last != NULL:
-            free(self.last)
-            self.last = NULL
+        self.c = NULL
+        if self.walker != NULL:
+            self.view.give_back(self.walker)
+            self.walker = NULL
         if self.held:
             self.held = False
             self.core.let_go(self.sequence)
-            if self.now_ms:
+            if self.moment_held:
                 self.core.let_go_moment(self.now_ms)
         self.view = None
 
@@ -140,75 +195,65 @@ cdef class Scan:
         """Let go of what the scan holds; also happens at its end, and when it is garbage."""
         if self.busy:
             raise UsageError("the scan is in use by another thread")
-        self.chunk = []
-        self.position = 0
+        self._drop()
         self._release()
 
     def __iter__(self):
         return self
 
+    def __length_hint__(self):
+        """How many items there are at least."""
+        self.check()
+        if self.position == self.count and not self.done:
+            self._fill()
+        return self.count - self.position
+
     def __next__(self):
         cdef object item
-        if self.core.state != STATE_OPEN:
-            self.core.check_open()
-        if self.position >= len(self.chunk):
-            if self.done:
+        self.check()
+        if self.position == self.count:
+            if not self.done:
+                self._fill()
+            if self.position == self.count:
                 raise StopIteration
-            self._fill()
-            if self.position >= len(self.chunk):
-                raise StopIteration
-        item = self.chunk[self.position]
+        return self._take()
+
+    cdef inline object _take(self):
+        cdef object item = <object>self.items[self.position]
         self.position += 1
+        Py_DECREF(item)
         return item
 
     def fetch(self, Py_ssize_t count):
         """Up to `count` of the next items as one list."""
         cdef list items = []
-        cdef Py_ssize_t have
-        if self.core.state != STATE_OPEN:
-            self.core.check_open()
+        self.check()
         while len(items) < count:
-            have = len(self.chunk) - self.position
-            if have == 0:
-                if self.done:
-                    break
-                if self.chunk_size < count - len(items):
-                    self.chunk_size = min(count - len(items), CHUNK_MAX)
-                self._fill()
+            if self.position < self.count:
+                items.append(self._take())
                 continue
-            have = min(have, count - len(items))
-            items += self.chunk[self.position:self.position + have]
-            self.position += have
+            if self.done:
+                break
+            if self.chunk_size < count - len(items):
+                self.chunk_size = min(count - len(items), CHUNK_MAX)
+            self._fill()
         return items
 
-    cdef int _remember(self, const uint8_t* key, size_t size) except -1:
-        cdef uint8_t* fresh
-        if size > self.last_capacity:
-            fresh = <uint8_t*>realloc(self.last, size * 2)
-            if fresh == NULL:
-                raise MemoryError()
-            self.last = fresh
-            self.last_capacity = size * 2
-        memcpy(self.last, key, size)
-        self.last_size = size
-        return 0
-
     cdef int _start(self) except -1:
-        cdef bytes target
         cdef Slice key
         cdef Cursor* c
-        self.c = self.core.open_cursor(self.view, self.sequence)
-        c = self.c
-        self.started = True
-        if not self.reverse:
-            target = self.lower + b"\0" * TRAILER_SIZE
-        elif self.upper is not None:
-            target = self.upper + b"\0" * TRAILER_SIZE
+        self.walker = self.core.take_walker(self.view, self.sequence)
+        self.c = c = self.walker.c
+        if self.reverse:
+            key.data = self.upper
+            key.size = self.upper_size
         else:
+            key.data = self.lower
+            key.size = self.lower_size
+        if key.size == 0:
             c.ops.seek_last(c)
             return 0
-        key.data = <const uint8_t*>PyBytes_AS_STRING(target)
-        key.size = <size_t>len(target)
+        key.size += TRAILER_SIZE
         c.ops.seek(c, key)
         if self.reverse:
             if c.valid:
@@ -222,39 +267,75 @@ cdef class Scan:
         cdef Py_ssize_t want = self.chunk_size
         if self.busy:
             raise UsageError("the scan is in use by another thread", hint="one thread walks a scan at a time")
-        if self.remaining >= 0 and self.remaining < want:
+        if 0 <= self.remaining < want:
             want = self.remaining
-        self.chunk = []
-        self.position = 0
+        self.position = self.count = 0
         self.chunk_bytes = 0
         self.busy = True
         try:
+            self._room_for(want)
             if want > 0:
-                if not self.started:
+                if self.walker == NULL:
                     self._start()
                 if self.reverse:
                     self._fill_reverse(want)
                 else:
                     self._fill_forward(want)
+                if self.walker.c.status < 0:
+                    self.view.version.raise_status(self.walker.c.status)
                 if self.c.status < 0:
                     self.view.version.raise_status(self.c.status)
         except BaseException:
-            self.chunk = []
+            self._drop()
+            if self.walker != NULL:
+                self.walker.kept = False
             self._release()
             raise
         finally:
             self.busy = False
         if self.remaining >= 0:
-            self.remaining -= len(self.chunk)
-        if (len(self.chunk) < want and self.chunk_bytes < CHUNK_BYTES_MAX) or self.remaining == 0:
+            self.remaining -= self.count
+        if self.ended or self.remaining == 0:
             self._release()
         if self.chunk_size < CHUNK_MAX:
-            self.chunk_size *= 4 if self.chunk_size * 4 <= CHUNK_MAX else 2
+            self.chunk_size = min(self.chunk_size * 4, CHUNK_MAX)
         return 0
 
-    cdef object _item(self, const uint8_t* key, size_t size, int kind, Slice value):
+    cdef int _room_for(self, Py_ssize_t want) except -1:
+        if want > self.room:
+            free(self.items)
+            self.room = 0
+            self.items = <PyObject**>malloc(want * sizeof(PyObject*))
+            if self.items == NULL:
+                raise MemoryError()
+            self.room = want
+        return 0
+
+    cdef int _remember(self, const uint8_t* key, size_t size) except -1:
+        """A copy of a user key; `size` is one more."""
+        cdef Walker* walker = self.walker
+        cdef uint8_t* fresh
+        if size > walker.key_room:
+            fresh = <uint8_t*>realloc(walker.key, size * 2)
+            if fresh == NULL:
+                raise MemoryError()
+            walker.key = fresh
+            walker.key_room = size * 2
+        memcpy(walker.key, key, size - 1)
+        self.last = walker.key
+        self.last_size = size
+        return 0
+
+    cdef int _keep(self, object item) except -1:
+        Py_INCREF(item)
+        self.items[self.count] = <PyObject*>item
+        self.count += 1
+        return 0
+
+    cdef object _item(self, const uint8_t* key, size_t size, int kind, const Slice* stored):
         """What the scan yields for a visible entry, or None if that is no value."""
-        cdef object k, v
+        cdef Slice value = stored[0]
+        cdef object v
         cdef int live
         if kind != KIND_PUT:
             live = live_value(kind, &value, self.now_ms)
@@ -268,65 +349,101 @@ cdef class Scan:
         self.chunk_bytes += <size_t>PyBytes_GET_SIZE(v)
         if not self.keys:
             return v
-        k = PyBytes_FromStringAndSize(<const char*>key + 1, <Py_ssize_t>size - 1)
-        return (k, v)
+        return pair_of(key, size, v)
 
     cdef int _fill_forward(self, Py_ssize_t want) except -1:
         cdef Cursor* c = self.c
         cdef const uint8_t* key
-        cdef const uint8_t* upper = NULL if self.upper is None else <const uint8_t*>PyBytes_AS_STRING(self.upper)
-        cdef size_t size, upper_size = 0 if self.upper is None else <size_t>len(self.upper)
-        cdef uint64_t packed
-        cdef Py_ssize_t count = 0
-        cdef list chunk = self.chunk
-        cdef object item
-        while c.valid and count < want and self.chunk_bytes < CHUNK_BYTES_MAX:
+        cdef const uint8_t* upper = self.upper
+        cdef const uint8_t* last = self.last
+        cdef size_t size, upper_size = self.upper_size, last_size = self.last_size
+        cdef uint64_t packed, sequence = self.sequence
+        cdef bint pairs = self.keys and self.values
+        cdef object item, k, v
+        if self.due:
+            c.ops.next(c)
+            self.due = False
+        self.c = c = merge_alone(c)
+        while c.valid:
             key = c.key.data
             size = c.key.size - TRAILER_SIZE
             packed = read_trailer(key + size)
-            if (packed >> 8) <= self.sequence and not (
-                self.last_size == size and memcmp(self.last, key, size) == 0
-            ):
-                if upper != NULL and compare_bytes(key, size, upper, upper_size) >= 0:
+            if upper_size == 1:
+                if key[0] >= upper[0]:
+                    break
+            elif upper_size and compare_bytes(key, size, upper, upper_size) >= 0:
+                break
+            # older versions of a key are hidden by the newest that is visible
+            if (packed >> 8) <= sequence and not (size == last_size and same(key + 1, last, size - 1)):
+                last_size = size
+                if (packed & 255) == KIND_PUT and pairs:
+                    item = PyTuple_New(2)
+                    k = PyBytes_FromStringAndSize(<const char*>key + 1, <Py_ssize_t>size - 1)
+                    last = <const uint8_t*>PyBytes_AS_STRING(k)
+                    Py_INCREF(k)
+                    PyTuple_SET_ITEM(item, 0, k)
+                    v = PyBytes_FromStringAndSize(<const char*>c.value.data, <Py_ssize_t>c.value.size)
+                    Py_INCREF(v)
+                    PyTuple_SET_ITEM(item, 1, v)
+                    self.chunk_bytes += c.value.size
+                    self._keep(item)
+                else:
+                    self._remember(key + 1, size)
+                    last = self.last
+                    if (packed & 255) != KIND_DELETE:
+                        item = self._item(key, size, <int>(packed & 255), &c.value)
+                        if item is not None:
+                            self._keep(item)
+                if self.count == want or self.chunk_bytes >= CHUNK_BYTES_MAX:
+                    self.due = True
+                    if last != self.last:
+                        self._remember(last, last_size)
                     return 0
-                self._remember(key, size)       # older versions of this key are hidden from here on
-                if (packed & 255) != KIND_DELETE:
-                    item = self._item(key, size, <int>(packed & 255), c.value)
-                    if item is not None:
-                        chunk.append(item)
-                        count += 1
             c.ops.next(c)
+        self.ended = True
         return 0
 
     cdef int _fill_reverse(self, Py_ssize_t want) except -1:
         """Backwards the versions of a key come oldest first: the last visible one of a run counts."""
         cdef Cursor* c = self.c
         cdef const uint8_t* key
-        cdef const uint8_t* lower = <const uint8_t*>PyBytes_AS_STRING(self.lower)
-        cdef size_t size, lower_size = <size_t>len(self.lower)
+        cdef size_t size
         cdef uint64_t packed
-        cdef Py_ssize_t count = 0
-        cdef list chunk = self.chunk
         cdef object candidate
-        while c.valid and count < want and self.chunk_bytes < CHUNK_BYTES_MAX:
+        self.c = c = merge_alone(c)
+        while c.valid:
             key = c.key.data
             size = c.key.size - TRAILER_SIZE
-            if compare_bytes(key, size, lower, lower_size) < 0:
+            if compare_bytes(key, size, self.lower, self.lower_size) < 0:
+                break
+            if self.count == want or self.chunk_bytes >= CHUNK_BYTES_MAX:
                 return 0
-            self._remember(key, size)
+            self._remember(key + 1, size)
             candidate = None
-            while c.valid:
-                key = c.key.data
-                size = c.key.size - TRAILER_SIZE
-                if size != self.last_size or memcmp(key, self.last, size) != 0:
-                    break
+            while True:
                 packed = read_trailer(key + size)
                 if (packed >> 8) <= self.sequence:
-                    candidate = None if (packed & 255) == KIND_DELETE else self._item(key, size, <int>(packed & 255), c.value)
+                    candidate = None if (packed & 255) == KIND_DELETE else self._item(key, size, <int>(packed & 255), &c.value)
                 c.ops.prev(c)
+                if not c.valid:
+                    break
+                key = c.key.data
+                size = c.key.size - TRAILER_SIZE
+                if size != self.last_size or not same(key + 1, self.last, size - 1):
+                    break
             if c.status < 0:
                 return 0
             if candidate is not None:
-                chunk.append(candidate)
-                count += 1
+                self._keep(candidate)
+        self.ended = True
         return 0
+
+
+cdef inline object pair_of(const uint8_t* key, size_t size, object value):
+    cdef object pair = PyTuple_New(2)
+    cdef object k = PyBytes_FromStringAndSize(<const char*>key + 1, <Py_ssize_t>size - 1)
+    Py_INCREF(k)
+    PyTuple_SET_ITEM(pair, 0, k)
+    Py_INCREF(value)
+    PyTuple_SET_ITEM(pair, 1, value)
+    return pair

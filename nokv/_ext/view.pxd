@@ -9,11 +9,19 @@ cdef enum:
     STATE_CLOSED = 1
     STATE_FORKED = 2
 
+cdef struct Walker:                     # what a scan walks with; it points into its view
+    Cursor* c
+    bint kept                           # it may rest in the view and serve the next scan
+    uint8_t* key                        # for the scan's own use
+    size_t key_room
+
 cdef class View:
     """What a read looks at: newest first. Immutable; replaced as a whole."""
     cdef readonly MemTable mem
     cdef readonly tuple immutables      # of MemTable, newest first
     cdef readonly Version version
+    cdef Walker* idle                   # made for a scan that has ended, or NULL: most scans make no cursors
+    cdef void give_back(self, Walker* walker) noexcept
 
 cdef class Store:
     """A database as readers see it."""
@@ -42,6 +50,9 @@ cdef class Store:
     cdef void let_go(self, uint64_t sequence) noexcept
     cdef int hold_moment(self, uint64_t now_ms) except -1
     cdef void let_go_moment(self, uint64_t now_ms) noexcept
+    # For a reader at `sequence`; to be given back to the view.
+    cdef Walker* take_walker(self, View view, uint64_t sequence) except NULL
     cdef Cursor* open_cursor(self, View view, uint64_t sequence) except NULL
+    cdef Cursor* hide(self, View view, Cursor* inner, uint64_t sequence) except NULL
     cdef Cursor* open_raw_cursor(self, View view) except NULL
     cdef bint range_written(self, View view, Slice lower, const Slice* upper, uint64_t after) except *

@@ -9,12 +9,13 @@ Threads: any. Reads take one reference to the current View and work on it.
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy
 
 from nokv._ext.batch cimport KEY_BYTES_MAX, as_bytes
 from nokv._ext.blockcache cimport CachedBlock, release_block
 from nokv._ext.cursor cimport (
+    CURSOR_OK,
     KIND_PUT,
     TRAILER_SIZE,
     Cursor,
@@ -35,6 +36,7 @@ from nokv.errors import Closed, Corruption, NotFound
 
 cdef enum:
     KEY_ON_STACK = 264
+    KEY_KEPT_MAX = 4096
     HINTED = 16                     # point reads whose cache misses overlap
 
 SEQUENCE_MAX = (1 << 56) - 1
@@ -49,6 +51,51 @@ cdef class View:
         self.mem = mem
         self.immutables = immutables
         self.version = version
+
+    def __dealloc__(self):
+        if self.idle != NULL:
+            free_walker(self.idle)
+
+    cdef void give_back(self, Walker* walker) noexcept:
+        """The GIL is what guards `idle`."""
+        if self.idle != NULL or not walker.kept or walker.c.status != CURSOR_OK or walker.key_room > KEY_KEPT_MAX:
+            free_walker(walker)
+            return
+        walker.c.ops.rest(walker.c)
+        self.idle = walker
+
+
+cdef void free_walker(Walker* walker) noexcept:
+    walker.c.ops.destroy(walker.c)
+    free(walker.key)
+    free(walker)
+
+
+cdef inline int settle_all(View view) except -1:
+    view.mem.settle()
+    for item in view.immutables:
+        (<MemTable>item).settle()
+    return 0
+
+
+cdef int range_pieces(MemTable mem, RangeSource* sources, RangeList** lists, int n) noexcept:
+    cdef int i
+    for i in range(mem.t.piece_count):
+        lists[n] = mem.t.pieces[i]
+        sources[n].lists = &lists[n]
+        sources[n].count = 1
+        n += 1
+    return n
+
+
+cdef inline bint hides(View view) noexcept:
+    """Is there a range delete in this view?"""
+    if view.mem.t.piece_count or view.version.range_source_count:
+        return True
+    for item in view.immutables:
+        if (<MemTable>item).t.piece_count:
+            return True
+    return False
 
 
 cdef inline int _search(View view, const uint8_t* prefix, size_t size, uint64_t sequence, Slice* value, int* kind,
@@ -351,30 +398,47 @@ cdef class Store:
         return [self.live[i] for i in range(self.live_count)]
 
     # -- cursors ------------------------------------------------------------------------------------------------------
+    cdef Walker* take_walker(self, View view, uint64_t sequence) except NULL:
+        cdef Walker* walker
+        settle_all(view)
+        if view.idle != NULL and not hides(view):       # from here on nobody else may run
+            walker = view.idle
+            view.idle = NULL
+            return walker
+        walker = <Walker*>calloc(1, sizeof(Walker))
+        if walker == NULL:
+            raise MemoryError()
+        try:
+            walker.c = self.open_raw_cursor(view)
+            walker.kept = not hides(view)
+            if not walker.kept:
+                walker.c = self.hide(view, walker.c, sequence)
+        except BaseException:
+            free(walker)
+            raise
+        return walker
+
     cdef Cursor* open_cursor(self, View view, uint64_t sequence) except NULL:
         """A cursor over the entries of a view, in which those are missing that a range delete hides from a reader at `sequence`."""
-        cdef tuple memtables = (view.mem, *view.immutables)     # first: a cursor that is open may not be left behind
-        cdef Cursor* inner = self.open_raw_cursor(view)         # from here on nobody else may run
+        cdef Cursor* inner = self.open_raw_cursor(view)
+        return self.hide(view, inner, sequence) if hides(view) else inner
+
+    cdef Cursor* hide(self, View view, Cursor* inner, uint64_t sequence) except NULL:
+        """Over `inner`, which it takes over, also if it fails."""
         cdef Cursor* hiding
         cdef RangeSource* sources
         cdef RangeList** lists
         cdef MemTable mem
-        cdef int count = 0, n = 0, i
-        for item in memtables:
+        cdef int count = view.mem.t.piece_count, n = 0, i
+        for item in view.immutables:                    # no Python object is made: nobody else may run and add one
             count += (<MemTable>item).t.piece_count
-        if count == 0 and view.version.range_source_count == 0:
-            return inner
-        sources = <RangeSource*>malloc((count + view.version.range_source_count) * sizeof(RangeSource))
+        sources = <RangeSource*>malloc((count + view.version.range_source_count + 1) * sizeof(RangeSource))
         lists = <RangeList**>malloc((count + 1) * sizeof(RangeList*))
         hiding = NULL
         if sources != NULL and lists != NULL:
-            for item in memtables:
-                mem = <MemTable>item
-                for i in range(mem.t.piece_count):
-                    lists[n] = mem.t.pieces[i]
-                    sources[n].lists = &lists[n]
-                    sources[n].count = 1
-                    n += 1
+            n = range_pieces(view.mem, sources, lists, 0)
+            for item in view.immutables:
+                n = range_pieces(<MemTable>item, sources, lists, n)
             for i in range(view.version.range_source_count):
                 sources[n] = view.version.range_sources[i]
                 n += 1
@@ -408,9 +472,7 @@ cdef class Store:
         cdef Cursor* merged
         cdef int count = 0, tables, most, i
         cdef bint ok = True
-        view.mem.settle()
-        for item in view.immutables:
-            (<MemTable>item).settle()
+        settle_all(view)
         tables = view.version.cursor_count()
         most = 1 + <int>len(view.immutables) + tables
         parts = <Cursor**>malloc(sizeof(Cursor*) * most)
