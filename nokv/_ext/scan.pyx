@@ -407,6 +407,7 @@ cdef class Scan:
         """Backwards the versions of a key come oldest first: the last visible one of a run counts."""
         cdef Cursor* c = self.c
         cdef const uint8_t* key
+        cdef uint8_t family
         cdef size_t size
         cdef uint64_t packed
         cdef object candidate
@@ -418,6 +419,7 @@ cdef class Scan:
                 break
             if self.count == want or self.chunk_bytes >= CHUNK_BYTES_MAX:
                 return 0
+            family = key[0]
             self._remember(key + 1, size)
             candidate = None
             while True:
@@ -429,7 +431,7 @@ cdef class Scan:
                     break
                 key = c.key.data
                 size = c.key.size - TRAILER_SIZE
-                if size != self.last_size or not same(key + 1, self.last, size - 1):
+                if size != self.last_size or key[0] != family or not same(key + 1, self.last, size - 1):
                     break
             if c.status < 0:
                 return 0
