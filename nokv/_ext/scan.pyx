@@ -22,7 +22,7 @@ from nokv._ext.cursor cimport (
     Slice,
     compare_bytes,
     live_value,
-    nokv_big_endian,
+    nokv_load_big_endian,
     read_trailer,
 )
 from nokv._ext.merge cimport merge_alone
@@ -99,7 +99,7 @@ cdef object new_scan(Store core, uint8_t family, int64_t sequence, uint64_t now_
 
 cdef inline bint same(const uint8_t* a, const uint8_t* b, size_t size) noexcept nogil:
     """Neighbours differ in their last bytes."""
-    if size >= 8 and nokv_big_endian(a + size - 8) != nokv_big_endian(b + size - 8):
+    if size >= 8 and nokv_load_big_endian(a + size - 8) != nokv_load_big_endian(b + size - 8):
         return False
     return memcmp(a, b, size) == 0
 

@@ -97,7 +97,10 @@ def carry_out_in(txn: nokv.Transaction, change: tuple[Any, ...]) -> None:
 
 def writes(change: tuple[Any, ...]) -> bool:
     """An empty range is no write."""
-    return change[0] != "delete_range" or change[2] is None or change[3] is None or change[2] != change[3]
+    if change[0] != "delete_range":
+        return True
+    start, end = in_order(change[2], change[3])
+    return end is None or (start or b"") < end
 
 
 def reaches(change: tuple[Any, ...], first: bytes | None) -> bool:
@@ -105,7 +108,7 @@ def reaches(change: tuple[Any, ...], first: bytes | None) -> bool:
     if change[0] != "delete_range":
         return first is None or change[2] >= first
     end = in_order(change[2], change[3])[1]
-    return writes(change) and (first is None or end is None or end > first) and end != b""
+    return writes(change) and (first is None or end is None or end > first)
 
 
 class EngineModel(RuleBasedStateMachine):
