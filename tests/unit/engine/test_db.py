@@ -34,6 +34,7 @@ from nokv.engine.mode import (
 from nokv.env.files import OsFiles
 from nokv.testing.executor import StepExecutor
 from nokv.testing.files import CrashFiles, FaultFiles
+from tests.sanitizer import without_leaks
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -517,7 +518,7 @@ if {end!r} == "exit": sys.exit(0)
 """
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", code],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**without_leaks(), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )

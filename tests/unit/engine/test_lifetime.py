@@ -15,6 +15,7 @@ from nokv._ext import command, mvcc
 from nokv._ext.batch import WriteBatch, decode_batch
 from nokv._ext.wal import SegmentReader, SegmentWriter
 from nokv.errors import BytesRequired, Corruption, UsageError
+from tests.sanitizer import without_leaks
 from tests.unit.engine.lifetime_cells import CELLS
 
 STATES = [
@@ -33,7 +34,10 @@ STATES = [
 @pytest.mark.parametrize("state", STATES)
 def test_every_operation_ends_in_an_answer_or_a_typed_error(state: str) -> None:
     program = Path(__file__).with_name("lifetime_cells.py")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    environment = {
+        **(without_leaks() if state in ("dropped", "exit") else os.environ),
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+    }
     done = subprocess.run(
         [sys.executable, str(program), state], capture_output=True, text=True, timeout=120, env=environment, check=False
     )
