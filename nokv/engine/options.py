@@ -14,12 +14,12 @@ __all__ = ["EngineOptions", "make_options"]
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    write_buffer_bytes: int = 28 << 20  # a memtable this large is flushed
-    wal_segment_bytes: int = 64 << 20  # at most; a new log starts smaller
+    write_buffer_bytes: int = 20 << 20  # a memtable that has this much memory is flushed
+    wal_segment_bytes: int = 16 << 20  # at most; a new log starts smaller
     wal_retainers: tuple[str, ...] = ()  # who, besides the engine, keeps WAL segments
     sync_interval_ms: int = 100  # durability="interval": at most this much is lost to power failure
     immutables_max: int = 1  # memtables waiting for their flush; then writers wait
-    l0_files_slow: int = 24  # every write that fills a memtable waits for a compaction step
+    l0_files_slow: int = 32  # every write that fills a memtable waits for a compaction step
 
 
 _MINIMUM = {

@@ -44,7 +44,7 @@ class LsmOptions:
     zstd_level: int = 1
     block_cache_bytes: int = 128 << 20  # decoded blocks
     table_bytes: int = 32 << 20  # about where a compaction ends a table
-    l0_files_trigger: int = 12  # a table more costs a point read one filter, and merging sooner rewrites more
+    l0_files_trigger: int = 16  # a table more costs a point read one filter, and merging sooner rewrites more
     level_base_bytes: int = 128 << 20  # what level 1 may hold
     level_growth: int = 10
     levels_max: int = 7
