@@ -42,11 +42,12 @@ _TLS_DIR = "nokv.cli.tls_dir"
 
 
 class Target:
-    """Exactly one of `workdir` and `coordinators` is set."""
+    """Exactly one of `workdir` and `coordinators` is set; `family` only with a directory."""
 
-    def __init__(self, workdir: str | None, coordinators: list[str]) -> None:
+    def __init__(self, workdir: str | None, coordinators: list[str], family: str | None = None) -> None:
         self.workdir = workdir
         self.coordinators = coordinators
+        self.family = family
 
 
 def tls_option(function: _F) -> _F:
@@ -90,13 +91,14 @@ def load_cluster(directory: str) -> LocalCluster:
 
 
 def target_options(function: _F) -> _F:
-    """`--workdir`, `--coordinator`, `--dir`, `--tls-dir`; the command gets one argument, `target`."""
+    """`--workdir`, `--family`, `--coordinator`, `--dir`, `--tls-dir`; the command gets one argument, `target`."""
 
     def collect(**kwargs: Any) -> Any:
         workdir = kwargs.pop("workdir")
         coordinators = kwargs.pop("coordinator")
         directory = kwargs.pop("directory")
-        return function(target=_choose(workdir, coordinators, directory), **kwargs)
+        family = kwargs.pop("family")
+        return function(target=_choose(workdir, coordinators, directory, family), **kwargs)
 
     collect.__name__ = function.__name__
     collect.__doc__ = function.__doc__
@@ -104,6 +106,7 @@ def target_options(function: _F) -> _F:
     for option in reversed(
         [
             click.option("--workdir", type=click.Path(), help="Work on this directory, without a server."),
+            click.option("--family", help="Of the directory: this family instead of the plain one."),
             coordinator_option,
             click.option("--dir", "directory", type=click.Path(), help="Work on the local cluster of this directory."),
         ]
@@ -124,11 +127,15 @@ coordinator_option = click.option(
 )
 
 
-def _choose(workdir: str | None, coordinators: tuple[str, ...], directory: str | None) -> Target:
+def _choose(
+    workdir: str | None, coordinators: tuple[str, ...], directory: str | None, family: str | None = None
+) -> Target:
     if sum((workdir is not None, bool(coordinators), directory is not None)) > 1:
         raise UsageError("--workdir, --coordinator and --dir exclude each other", hint="give one of them")
     if workdir is not None:
-        return Target(workdir, [])
+        return Target(workdir, [], family)
+    if family is not None:
+        raise UsageError("--family is for a directory", hint="leave it out, or name one with --workdir")
     found = coordinators_of(coordinators, directory)
     if not found:
         raise UsageError(
@@ -170,8 +177,27 @@ def open_directory(workdir: str, *, write: bool) -> Iterator[Any]:
         yield db
 
 
+class _Family:
+    """One family with the verbs of a database that commands use."""
+
+    def __init__(self, db: Any, name: str, create: bool) -> None:
+        self._db = db
+        self._family = family = db.family(name, create=create)
+        self.get, self.put, self.delete, self.put_many = family.get, family.put, family.delete, family.put_many
+        self.scan, self.iterator = family.scan, family.iterator
+        self.sync, self.families, self.expiring = db.sync, db.families, db.expiring
+
+    @contextmanager
+    def write_batch(self) -> Iterator[_Family]:
+        with self._db.write_batch() as batch:
+            family = self._family
+            bound = object.__new__(_Family)
+            bound.put = lambda key, value, **when: batch.put(key, value, family, **when)
+            yield bound
+
+
 @contextmanager
-def open_target(target: Target, *, write: bool, timeout_s: float) -> Iterator[Any]:
+def open_target(target: Target, *, write: bool, timeout_s: float, create_family: bool = False) -> Iterator[Any]:
     """Something with get, put, delete and scan."""
     import nokv
 
@@ -187,7 +213,7 @@ def open_target(target: Target, *, write: bool, timeout_s: float) -> Iterator[An
                 hint=f"nokv migrate status --workdir {target.workdir}, or use --coordinator",
             )
         with open_directory(target.workdir, write=write) as db:
-            yield db
+            yield db if target.family is None else _Family(db, target.family, create_family)
         return
     client = nokv.connect(target.coordinators, timeout_s=timeout_s, tls_dir=current_tls_dir())
     try:

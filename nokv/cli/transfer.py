@@ -35,6 +35,7 @@ Row = tuple[bytes, bytes, int | None]  # key, value, and the Unix millisecond fr
 FORMATS = ("jsonl", "csv")
 CSV_COLUMNS = ["key", "value", "expires_at_ms"]
 EXPIRY_MS_LIMIT = 1 << 53  # the engine's, which is not loaded for a cluster
+KEY_BYTES_MAX = 1 << 16  # likewise
 BATCH_ROWS = 1000
 BATCH_BYTES = 1 << 20
 FIELD_CHARACTERS_MAX = 2**31 - 1
@@ -83,10 +84,16 @@ def _from_csv(text: str) -> bytes:
     return (rest if kind == "text" else text).encode("utf-8")
 
 
+def _fits(key: bytes) -> bytes:
+    if len(key) > KEY_BYTES_MAX:
+        raise ValueError(f"a key of {len(key)} bytes is too long (at most {KEY_BYTES_MAX})")
+    return key
+
+
 def _moment(value: Any) -> int | None:
     if value is None or value == "":
         return None
-    moment = int(value) if isinstance(value, str) else value
+    moment = int(value) if isinstance(value, str) and value.isdecimal() else value
     if type(moment) is not int or not 0 < moment <= EXPIRY_MS_LIMIT:
         raise ValueError("expires_at_ms must be Unix time in milliseconds")
     return moment
@@ -104,7 +111,7 @@ def read_rows(stream: TextIO, kind: str, name: str) -> Iterator[Row]:
                 if not isinstance(row, dict) or "key" not in row or "value" not in row:
                     raise ValueError('expected {"key": ..., "value": ...}')
                 key, value = _from_json(row["key"], "key"), _from_json(row["value"], "value")
-                yield key, value, _moment(row.get("expires_at_ms"))
+                yield _fits(key), value, _moment(row.get("expires_at_ms"))
             return
         csv.field_size_limit(FIELD_CHARACTERS_MAX)
         reader = csv.reader(stream, strict=True)
@@ -119,11 +126,12 @@ def read_rows(stream: TextIO, kind: str, name: str) -> Iterator[Row]:
                 continue
             if len(cells) != columns:
                 raise ValueError(f"{len(cells)} columns instead of {columns}")
-            yield _from_csv(cells[0]), _from_csv(cells[1]), _moment("".join(cells[2:]))
-    except (ValueError, csv.Error, binascii.Error) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+            yield _fits(_from_csv(cells[0])), _from_csv(cells[1]), _moment("".join(cells[2:]))
+    except (ValueError, csv.Error, binascii.Error) as error:  # UnicodeError and JSONDecodeError are ValueErrors
         if isinstance(error, NoKVError):
             raise
-        raise UsageError(f"{name}:{line}: {error}", hint=f"is it {kind}? --format says what it is") from None
+        what = "this is not UTF-8" if isinstance(error, UnicodeError) else error
+        raise UsageError(f"{name}:{line}: {what}", hint=f"is it {kind}? --format says what it is") from None
 
 
 def write_rows(rows: Iterable[Row], stream: TextIO, kind: str, *, expiring: bool = False) -> Iterator[Row]:
@@ -172,12 +180,12 @@ class _Progress:
 @contextmanager
 def _reading(path: str) -> Iterator[tuple[Any, TextIO, int | None]]:
     if path == "-":
-        yield None, io.TextIOWrapper(sys.stdin.buffer, "utf-8", newline=""), None
+        yield None, io.TextIOWrapper(sys.stdin.buffer, "utf-8", "surrogateescape", newline=""), None
         return
     with open(path, "rb") as raw:
         size = raw.seek(0, io.SEEK_END)
         raw.seek(0)
-        yield raw, io.TextIOWrapper(raw, "utf-8", newline=""), size
+        yield raw, io.TextIOWrapper(raw, "utf-8", "surrogateescape", newline=""), size
 
 
 @click.command("import")
@@ -190,11 +198,15 @@ def import_(file: str, target: Target, kind: str | None, timeout_s: float, outpu
     """Store every row of FILE (- for standard input): JSON lines or CSV, as `nokv export` writes them.
 
     Rows are written in batches of a thousand, in order; with --workdir everything is durable when the command returns.
-    A bad row stops the import and is named; the batches before it stay. Importing again is harmless.
+    A bad row stops the import and is named; the batches before it stay. Importing again is harmless. A --family that is
+    not there is made.
     """
     kind = _kind(kind, file)
     rows = size = 0
-    with _reading(file) as (raw, stream, total), open_target(target, write=True, timeout_s=timeout_s) as db:
+    with (
+        _reading(file) as (raw, stream, total),
+        open_target(target, write=True, timeout_s=timeout_s, create_family=True) as db,
+    ):
         progress = _Progress("imported", total)
         batch: list[Row] = []
 
@@ -272,7 +284,8 @@ def export(
     """Write keys and values in order to FILE (- for standard output), as JSON lines or CSV.
 
     What is written is what `nokv import` reads back, every byte. An existing FILE is refused without --force.
-    Rows go to FILE.partial, which becomes FILE when all are there.
+    Rows go to FILE.partial, which becomes FILE when all are there. Of a directory with families each is exported by
+    itself (--family).
     """
     if prefix is not None and (start is not None or end is not None):
         raise UsageError("--prefix and --start/--end exclude each other")
@@ -305,4 +318,7 @@ def export(
         if file != "-":
             os.replace(partial, file)
         progress.update(rows, None, final=True)
+        others = [name for name in getattr(db, "families", dict)() if name != "plain"]
     click.echo(f"{rows} rows exported", err=True)
+    if others and target.family is None:
+        click.echo(f"not exported: the families {', '.join(others)} (--family exports one)", err=True)

@@ -170,3 +170,49 @@ def test_check_and_repair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert run(["repair", "--workdir", str(path)]) == 0
     assert "nothing was changed" in capsys.readouterr().out
     assert run(["check", "--workdir", str(tmp_path / "absent")]) == 3
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_families_travel_one_by_one(tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    source, copy, file = str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / f"rows.{kind}")
+    with nokv.open(source, families=["f", "g"]) as db:
+        db.put(b"plain", b"0")
+        db.family("f").put(b"k", b"1", ttl=1 << 40)
+        db.family("f").put(b"l", b"2")
+    nokv.open(copy).close()
+    assert run(["export", file, "--workdir", source]) == 0
+    assert "not exported: the families f, g" in capfd.readouterr().err
+    assert run(["export", file, "--force", "--workdir", source, "--family", "f"]) == 0
+    assert "not exported" not in capfd.readouterr().err
+    assert run(["import", file, "--workdir", copy, "--family", "f"]) == 0
+    with nokv.open(copy) as db:
+        assert dict(db) == {} and list(db.family("f").scan()) == [(b"k", b"1"), (b"l", b"2")]
+        with db.family("f").iterator() as it:
+            assert it.seek(b"k") and it.expires_at_ms is not None
+    capfd.readouterr()
+    assert run(["get", "l", "--workdir", copy, "--family", "f"]) == 0
+    assert run(["put", "m", "3", "--workdir", copy, "--family", "f"]) == 0
+    assert run(["del", "l", "--workdir", copy, "--family", "f"]) == 0
+    assert run(["scan", "--keys-only", "--workdir", copy, "--family", "f"]) == 0
+    assert capfd.readouterr().out == "2\nk\nm\n"
+    assert run(["put", "m", "3", "--workdir", copy, "--family", "typo"]) == 3
+    assert run(["get", "m", "--coordinator", "127.0.0.1:1", "--family", "f"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "says"),
+    [
+        (b'{"key": "a", "value": "b"}\n\n{"key": "\xff", "value": "b"}\n', "jsonl", ":3: this is not UTF-8"),
+        (b"\xff\n", "jsonl", ":1: "),
+        (b"key,value\na,b\n\xff,c\n", "csv", ":3: this is not UTF-8"),
+        (b'{"key": "%s", "value": "b"}\n' % (b"k" * 65537), "jsonl", ":1: a key of 65537 bytes is too long"),
+        (b"key,value,expires_at_ms\na,b,zz\n", "csv", ":2: expires_at_ms must be"),
+    ],
+)
+def test_a_bad_row_names_its_line(
+    tmp_path: Path, content: bytes, kind: str, says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / f"rows.{kind}").write_bytes(content)
+    nokv.open(tmp_path / "db").close()
+    assert run(["import", str(tmp_path / f"rows.{kind}"), "--workdir", str(tmp_path / "db")]) == 2
+    assert f"rows.{kind}{says}" in capfd.readouterr().err
