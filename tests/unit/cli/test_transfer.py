@@ -142,7 +142,7 @@ def test_a_bad_row_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert f"{file}:2:" in capsys.readouterr().err
     file.write_bytes(b'{"key": "a", "value": "\xff"}\n')
     assert run(["import", str(file), "--workdir", str(tmp_path / "db")]) == 2
-    assert run(["import", str(tmp_path / "absent"), "--workdir", str(tmp_path / "db")]) == 1
+    assert run(["import", str(tmp_path / "absent"), "--workdir", str(tmp_path / "db")]) == 3
     assert "Traceback" not in capsys.readouterr().err
 
 
