@@ -1,15 +1,22 @@
-"""What an open table is to those who read it, and its data blocks: checked the first time, and decoded.
+"""What an open table is to those who read it, and its data blocks: checked as a whole when they are read, and expanded.
 
-Functions that may have to decode a zstd block take the GIL for the time of the decoding: never call them while holding a lock
-that a GIL holder may wait for.
+An expanded block is a CachedBlock, then the entries one after the other, each at a multiple of eight, then `count` places:
+
+    entry = key size (4; the highest bit: LONG_VALUE) | value size (4) | internal key | value, or its address (8)
+    place = head (4): four bytes of the key behind what all keys of the block begin with, as a number that sorts like them
+            | where the entry begins (4), from the start of the CachedBlock
+
+Nothing in it is checked again. Functions that may have to decode a zstd block take the GIL for the time of the decoding: never
+call them while holding a lock that a GIL holder may wait for.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
-from nokv._ext.blockcache cimport CacheData, CachedBlock
+from nokv._ext.blockcache cimport CacheData, CachedBlock, Home, cache_find
 from nokv._ext.codec cimport get_fixed32
 from nokv._ext.crc32c cimport crc32c
-from nokv._ext.cursor cimport CURSOR_CORRUPT, Slice
+from nokv._ext.cursor cimport CURSOR_CORRUPT, CURSOR_OK, Slice
 from nokv._ext.ranges cimport RangeList
 
 cdef extern from "<pthread.h>" nogil:
@@ -47,16 +54,15 @@ cdef struct TableData:
     bint has_global_sequence
     uint64_t global_sequence
     CacheData* cache
-    CachedBlock** resident              # one per block: decoded and in the cache, or NULL; guarded by the cache
+    Home* homes                         # one per block
     uint32_t* slots                     # the point index (see pointindex.pyx), NULL until the first point read
     uint64_t slot_count
     uint64_t slots_free
     uint64_t entries
-    bint compressed                     # its blocks may be
-    int restart_bits
+    uint64_t raw_bytes                  # of its blocks, decoded and not expanded
+    int offset_bits
     int position_bits
     uint8_t* indexed                    # one byte per block: its keys are in `slots`
-    uint16_t* starts                    # by position - 1: where the restart point lies in its block
     int bad_parts                       # found damaged; guarded by `checking`
     pthread_mutex_t checking
     uint64_t filter_offset              # of the payloads
@@ -67,12 +73,60 @@ cdef struct TableData:
     int64_t error_offset                # of the first damage found, -1 if none
     const char* error_reason
 
-cdef struct BlockView:
-    const uint8_t* data
-    size_t end                          # where the entries end
-    const uint8_t* restarts
-    uint32_t restart_count
-    CachedBlock* pin
+cdef struct Entry:
+    uint32_t key_size
+    uint32_t value_size
+
+cdef struct Place:
+    uint32_t head
+    uint32_t at
+
+cdef struct BlockRoom:                  # memory for blocks read one after the other
+    uint8_t* raw
+    size_t raw_room
+    CachedBlock* block
+    size_t block_room
+    size_t spare                        # how many 1/16 more to ask for
+
+cdef enum:
+    ENTRY_ALIGN = 8
+    LONG_VALUE_SIZE = 32 << 10          # of a plain block: from here on the value stays in the file
+    EXPANDED_KEYS_MAX = 64 << 20        # a block whose keys take more is refused: such are never written
+
+cdef extern from *:
+    """#define NOKV_LONG_VALUE 0x80000000u"""
+    const uint32_t LONG_VALUE "NOKV_LONG_VALUE"
+
+cdef inline size_t entry_size(const uint8_t* entry) noexcept nogil:
+    cdef uint32_t key_size = (<Entry*>entry).key_size
+    cdef size_t value_size = (<Entry*>entry).value_size
+    if key_size & LONG_VALUE:
+        key_size ^= LONG_VALUE
+        value_size = sizeof(void*)
+    return (sizeof(Entry) + key_size + value_size + ENTRY_ALIGN - 1) & ~<size_t>(ENTRY_ALIGN - 1)
+
+cdef inline Slice entry_key(const uint8_t* entry) noexcept nogil:
+    cdef Slice key
+    key.data = entry + sizeof(Entry)
+    key.size = (<Entry*>entry).key_size & ~LONG_VALUE
+    return key
+
+cdef inline Slice entry_value(const uint8_t* entry) noexcept nogil:
+    cdef Slice value
+    value.data = entry + sizeof(Entry) + ((<Entry*>entry).key_size & ~LONG_VALUE)
+    value.size = (<Entry*>entry).value_size
+    if (<Entry*>entry).key_size & LONG_VALUE:
+        memcpy(&value.data, value.data, sizeof(void*))
+    return value
+
+cdef inline const Place* block_places(const CachedBlock* block) noexcept nogil:
+    return <const Place*>(<const uint8_t*>block + block.end)
+
+cdef inline const uint8_t* block_entry(const CachedBlock* block, uint32_t ordinal) noexcept nogil:
+    return <const uint8_t*>block + block_places(block)[ordinal].at
+
+cdef inline const uint8_t* first_entry(const CachedBlock* block) noexcept nogil:
+    return <const uint8_t*>block + sizeof(CachedBlock)
 
 cdef inline int damage(TableData* t, uint64_t offset, const char* reason) noexcept nogil:
     """The first damage found is what `Table.raise_status` reports."""
@@ -84,4 +138,16 @@ cdef inline int damage(TableData* t, uint64_t offset, const char* reason) noexce
 cdef inline bint checksum_holds(const uint8_t* payload, uint64_t stored_size) noexcept nogil:
     return crc32c(0, payload, stored_size + 5) == get_fixed32(payload + stored_size + 5)
 
-cdef int load_block(TableData* t, uint32_t i, BlockView* view) noexcept nogil   # the caller owes release_block(view.pin)
+# 0 .. count: the first entry that is not below prefix || trailer.
+cdef uint32_t find_in_block(const CachedBlock* block, const uint8_t* prefix, size_t size, const uint8_t* trailer) noexcept nogil
+
+# A block into `room`, which is made larger if it must be. CursorStatus.
+cdef int read_block(TableData* t, uint32_t i, BlockRoom* room) noexcept nogil
+cdef void free_room(BlockRoom* room) noexcept nogil
+# A block in the cache, borrowed; the caller holds the GIL. CursorStatus.
+cdef int load_block(TableData* t, uint32_t i, CachedBlock** block) noexcept nogil
+
+cdef inline int cached_block(TableData* t, uint32_t i, CachedBlock** block) noexcept nogil:
+    """As load_block."""
+    block[0] = cache_find(t.cache, &t.homes[i])
+    return CURSOR_OK if block[0] != NULL else load_block(t, i, block)

@@ -20,7 +20,7 @@ from nokv._ext.block cimport (
     checksum_holds,
     damage,
 )
-from nokv._ext.blockcache cimport BlockCache, CachedBlock, cache_forget, release_block
+from nokv._ext.blockcache cimport BlockCache, CachedBlock, cache_forget
 from nokv._ext.codec cimport Reader, get_fixed32, get_fixed64, left, read_bytes, read_varint, reader
 from nokv._ext.crc32c cimport crc32c
 from nokv._ext.cursor cimport (
@@ -86,12 +86,11 @@ cdef class Table:
 
     def __dealloc__(self):
         ranges_release(self.t.ranges)
-        if self.t.resident != NULL:
-            cache_forget(self.t.cache, self.t.resident, self.t.blocks)
+        if self.t.homes != NULL:
+            cache_forget(self.t.cache, self.t.homes, self.t.blocks)
         parts_free(&self.t)
         free(self.t.slots)
         free(self.t.indexed)
-        free(self.t.starts)
         if self.view != NULL:
             PyBuffer_Release(self.view)     # nothing, if taking it failed
             free(self.view)
@@ -142,7 +141,7 @@ cdef class Table:
             raise self._damaged(index_offset, "the index cannot hold that many blocks", blocks, index_size)
         self.t.blocks = <uint32_t>blocks
         self.t.entries = self.properties["entries"]
-        self.t.compressed = self.properties["codec"] != "none"
+        self.t.raw_bytes = self.properties["raw_bytes"]
         self.t.index_offset = index_offset
         self.t.index_size = index_size
         self.t.filter_offset = filter_offset
@@ -258,17 +257,15 @@ cdef class Table:
             self.raise_status(found)
         if found != 1:
             return None
-        try:
-            return kind, bytes_of(value.data, value.size)
-        finally:
-            release_block(pin)
+        return kind, bytes_of(value.data, value.size)
 
     def ranges(self):
         """Its range deletes, or None."""
         return None if self.t.ranges == NULL else Ranges.make(ranges_retain(self.t.ranges))
 
     def cursor(self):
-        return OwnedCursor.make(table_cursor(&self.t), self)
+        """For what reads all of it once: the block cache is left alone."""
+        return OwnedCursor.make(table_cursor(&self.t, False), self)
 
     @property
     def point_index_bytes(self):
@@ -276,7 +273,7 @@ cdef class Table:
         cdef TableData* t = &self.t
         if t.slots == NULL:
             return 0
-        return t.slot_count * 4 + (<uint64_t>t.blocks << t.restart_bits) * 2 + t.blocks
+        return t.slot_count * 4 + t.blocks
 
     def verify(self):
         """Check every checksum, the order of all keys, the index and the filter. Corruption, or how many entries there are."""
@@ -324,7 +321,7 @@ cdef int verify_blocks(TableData* t, bint references, uint64_t* entries) noexcep
         if not checksum_holds(t.base + entry.offset, entry.stored_size):
             return damage(t, entry.offset, "the checksum of a data block does not match")
         t.verified[i] = 1
-    c = table_cursor(t)
+    c = table_cursor(t, False)
     if c == NULL:
         return CURSOR_NO_MEMORY
     tc = <TableCursor*>c.impl
@@ -342,7 +339,7 @@ cdef int verify_blocks(TableData* t, bint references, uint64_t* entries) noexcep
         if not references and kind_is_reference(<int>(read_trailer(c.key.data + c.key.size - TRAILER_SIZE) & 255)):
             bad_entry(tc, "an entry refers to a value file, and the properties name none")
             break
-        if not t.has_global_sequence and compare_internal(c.key, t.index[tc.block].key) > 0:
+        if not t.has_global_sequence and compare_internal(c.key, t.index[tc.number].key) > 0:
             bad_entry(tc, "a key lies above its block's key in the index")
             break
         if not filter_may_hold(t.filter, t.filter_lines, filter_hash(c.key.data, c.key.size - TRAILER_SIZE)):

@@ -62,6 +62,7 @@ from nokv.errors import Corruption, InvariantError, UsageError
 
 cdef enum:
     CHUNK = 2 << 20                     # raw bytes that gather before they are compressed and written
+    BLOCK_KEYS_MAX = 1 << 20            # a block ends here: readers write all its keys out
     FILL_MORE = 1                       # the table is full, the source has more
     FILL_DONE = 2
     LEAVE_OUT = 0                       # what a VersionFilter says about an entry
@@ -269,6 +270,7 @@ cdef class TableBuilder:
     cdef uint64_t min_sequence
     cdef uint64_t max_sequence
     cdef uint64_t raw_bytes
+    cdef uint64_t block_keys            # bytes of the keys of the block under construction, written out
     cdef uint64_t blocks
     cdef object error
 
@@ -322,6 +324,7 @@ cdef class TableBuilder:
             return CURSOR_NO_MEMORY
         self.raw_bytes += self.block.size
         self.block.size = 0
+        self.block_keys = 0
         self.restarts.size = 0
         self.since_restart = 0
         done.end = self.raw.size
@@ -416,7 +419,8 @@ cdef class TableBuilder:
             self.min_sequence = packed >> 8
         if packed >> 8 > self.max_sequence:
             self.max_sequence = packed >> 8
-        if self.block.size + self.restarts.size + 4 >= self.block_bytes:
+        self.block_keys += prefix_size
+        if self.block.size + self.restarts.size + 4 >= self.block_bytes or self.block_keys >= BLOCK_KEYS_MAX:
             return self.close_block()
         return CURSOR_OK
 

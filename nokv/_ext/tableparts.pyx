@@ -17,7 +17,7 @@ from nokv._ext.block cimport (
     damage,
     pthread_mutex_t,
 )
-from nokv._ext.blockcache cimport CachedBlock
+from nokv._ext.blockcache cimport Home
 from nokv._ext.codec cimport Reader, get_fixed32, left, read_bytes, read_varint, reader
 from nokv._ext.cursor cimport CURSOR_CORRUPT, CURSOR_NO_MEMORY, CURSOR_OK, Slice, TRAILER_SIZE, compare_internal
 from nokv._ext.tablecursor cimport head_of
@@ -88,11 +88,11 @@ cdef void free_index(TableData* t) noexcept nogil:
     free(t.index)
     free(t.heads)
     free(t.verified)
-    free(t.resident)
+    free(t.homes)
     t.index = NULL
     t.heads = NULL
     t.verified = NULL
-    t.resident = NULL
+    t.homes = NULL
 
 
 cdef int read_index(TableData* t) noexcept nogil:
@@ -103,8 +103,8 @@ cdef int read_index(TableData* t) noexcept nogil:
     t.index = <IndexEntry*>malloc(t.blocks * sizeof(IndexEntry))
     t.heads = <uint64_t*>malloc(t.blocks * sizeof(uint64_t))
     t.verified = <uint8_t*>calloc(t.blocks, 1)
-    t.resident = <CachedBlock**>calloc(t.blocks, sizeof(CachedBlock*))
-    if t.index == NULL or t.heads == NULL or t.verified == NULL or t.resident == NULL:
+    t.homes = <Home*>calloc(t.blocks, sizeof(Home))
+    if t.index == NULL or t.heads == NULL or t.verified == NULL or t.homes == NULL:
         return CURSOR_NO_MEMORY
     for i in range(t.blocks):
         entry = &t.index[i]

@@ -22,14 +22,14 @@ cdef class Version:
     cdef RangeList** range_lists
 
     # Newest entry of `prefix` (family || user key) with a sequence <= `sequence`: 1 found (look at *kind: it may be a delete),
-    # 0 absent, < 0 a CursorStatus: then call raise_status(it). If *pin comes back not NULL, `value` points into it and
-    # the caller owes one release_block(pin) (blockcache.pxd); else `value` is valid as long as this Version.
+    # 0 absent, < 0 a CursorStatus: then call raise_status(it). `value` lies in *pin, which is borrowed (see pointindex.pxd).
     cdef int get(self, const uint8_t* prefix, size_t prefix_size, uint64_t sequence, Slice* value, int* kind,
                  CachedBlock** pin) noexcept nogil
-    # One of several point reads to come (see Hint in table.pxd); the caller owes hint_done. False: there is no table to ask.
+    # One of several point reads to come (see Hint in pointindex.pxd). False: there is no table to ask.
     cdef bint hint(self, const uint8_t* prefix, size_t prefix_size, Hint* hint) noexcept nogil
     cdef int cursor_count(self) noexcept nogil                          # how many cursors add_cursors makes
-    cdef int add_cursors(self, Cursor** out, int max) noexcept nogil    # how many, or < 0 a CursorStatus (none made then)
+    # How many, or < 0 a CursorStatus (none made then). `cached`: see tablecursor.pxd.
+    cdef int add_cursors(self, Cursor** out, int max, bint cached) noexcept nogil
     cdef int _undo(self, Cursor** out, int n) noexcept nogil
     cdef int _gather_ranges(self) except -1
     cpdef raise_status(self, int status)                                # Corruption with file and offset, MemoryError, ...

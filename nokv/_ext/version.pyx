@@ -5,11 +5,12 @@ the first hit from newest to oldest is the newest version. Below level 0 a deepe
 """
 
 cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
 from nokv._ext.block cimport TableData
-from nokv._ext.blockcache cimport CachedBlock, release_block
+from nokv._ext.blockcache cimport CachedBlock
 from nokv._ext.cursor cimport (
     CURSOR_CORRUPT,
     CURSOR_NO_MEMORY,
@@ -146,13 +147,13 @@ LEVEL_OPS.rest = level_rest
 LEVEL_OPS.destroy = level_destroy
 
 
-cdef Cursor* level_cursor(TableData** tables, int count) noexcept nogil:
+cdef Cursor* level_cursor(TableData** tables, int count, bint cached) noexcept nogil:
     if count == 1:
-        return table_cursor(tables[0])
+        return table_cursor(tables[0], cached)
     cdef LevelCursor* lc = <LevelCursor*>calloc(1, sizeof(LevelCursor))
     if lc == NULL:
         return NULL
-    lc.inner = table_cursor(tables[0])
+    lc.inner = table_cursor(tables[0], cached)
     if lc.inner == NULL:
         free(lc)
         return NULL
@@ -279,21 +280,21 @@ cdef class Version:
             n += self.data[i].count > 0
         return n
 
-    cdef int add_cursors(self, Cursor** out, int max) noexcept nogil:
+    cdef int add_cursors(self, Cursor** out, int max, bint cached) noexcept nogil:
         cdef int i
         cdef int n = 0
         if self.cursor_count() > max:
             return CURSOR_NO_MEMORY
         if self.level_count:
             for i in range(self.data[0].count):
-                out[n] = table_cursor(self.data[0].tables[i])
+                out[n] = table_cursor(self.data[0].tables[i], cached)
                 n += 1
                 if out[n - 1] == NULL:
                     return self._undo(out, n - 1)
         for i in range(1, self.level_count):
             if self.data[i].count == 0:
                 continue
-            out[n] = level_cursor(self.data[i].tables, self.data[i].count)
+            out[n] = level_cursor(self.data[i].tables, self.data[i].count, cached)
             n += 1
             if out[n - 1] == NULL:
                 return self._undo(out, n - 1)
@@ -331,13 +332,10 @@ cdef class Version:
             self.raise_status(found)
         if found != 1:
             return None
-        try:
-            return kind, ((<const char*>value.data)[:value.size] if value.size else b"")
-        finally:
-            release_block(pin)
+        return kind, PyBytes_FromStringAndSize(<const char*>value.data, <Py_ssize_t>value.size)
 
     def cursor(self):
-        """All entries of all tables, every version of every key."""
+        """All entries of all tables, every version of every key. For what reads them once: the block cache is left alone."""
         cdef int room = self.cursor_count()
         cdef Cursor** children = <Cursor**>calloc(room + 1, sizeof(Cursor*))
         cdef Cursor* merged
@@ -345,7 +343,7 @@ cdef class Version:
         cdef int i
         if children == NULL:
             raise MemoryError
-        n = self.add_cursors(children, room)
+        n = self.add_cursors(children, room, False)
         if n < 0:
             free(children)
             raise MemoryError

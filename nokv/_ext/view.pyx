@@ -13,7 +13,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy
 
 from nokv._ext.batch cimport KEY_BYTES_MAX, as_bytes
-from nokv._ext.blockcache cimport CachedBlock, release_block
+from nokv._ext.blockcache cimport CachedBlock, hold_block, release_block
 from nokv._ext.cursor cimport (
     CURSOR_OK,
     KIND_PUT,
@@ -28,7 +28,7 @@ from nokv._ext.cursor cimport (
 from nokv._ext.memtable cimport MemTable, hash_prefix, prefetch_node, prefetch_slot
 from nokv._ext.merge cimport OwnedCursor, merge_cursors
 from nokv._ext.ranges cimport RangeList, RangeSource, hiding_cursor, ranges_written
-from nokv._ext.pointindex cimport Hint, hint_block, hint_done, hint_entry, hint_place
+from nokv._ext.pointindex cimport Hint, hint_entry
 from nokv._ext.valuefile cimport read_value
 from nokv._ext.version cimport Version
 
@@ -122,8 +122,6 @@ cdef void _ask_ahead(View view, uint8_t family, list items, Py_ssize_t first, in
     cdef MemTable mem = view.mem
     cdef Version version = view.version
     for i in range(count):
-        hints[i].position = 0
-        hints[i].pin = NULL
         hints[i].table = NULL
         hashes[i] = 0
         key = items[first + i]
@@ -141,34 +139,29 @@ cdef void _ask_ahead(View view, uint8_t family, list items, Py_ssize_t first, in
         if mem.t.nodes:
             prefetch_node(&mem.t, hashes[i])
         if hints[i].table != NULL:
-            hint_place(&hints[i])
-    for i in range(count):
-        if hints[i].position:
-            hint_block(&hints[i])
-    for i in range(count):
-        if hints[i].position:
             hint_entry(&hints[i])
 
 
 cdef inline object _result(Store core, View view, int found, int kind, Slice* value, CachedBlock* pin, object default,
                            uint64_t sequence, uint64_t now_ms):
     """`now_ms` 0: the clock is asked, if it matters."""
-    cdef object result = default
+    if found == 1 and kind == KIND_PUT:
+        return PyBytes_FromStringAndSize(<const char*>value.data, <Py_ssize_t>value.size)
+    if found == 0:
+        return default
     if found < 0:
         view.version.raise_status(found)
+    hold_block(pin)                         # what follows may let others run
     try:
-        if found and kind != KIND_PUT:
-            if now_ms == 0 and kind_expires(kind):
-                now_ms = core.now_ms_at(sequence)
-            found = live_value(kind, value, now_ms)
-            if found < 0:
-                raise Corruption("a stored value is malformed", found=kind)
-        if found:
-            result = core.user_value(view, kind, value)
-        return result
+        if now_ms == 0 and kind_expires(kind):
+            now_ms = core.now_ms_at(sequence)
+        found = live_value(kind, value, now_ms)
+        if found < 0:
+            raise Corruption("a stored value is malformed", found=kind)
+        return core.user_value(view, kind, value) if found else default
     finally:
-        if pin != NULL:
-            release_block(pin)
+        release_block(pin)
+
 
 @cython.no_gc_clear          # what a cursor points into must outlive it, also when a cycle is collected
 cdef class Store:
@@ -305,12 +298,8 @@ cdef class Store:
             while i < count:
                 hinted = <int>min(HINTED, count - i)
                 _ask_ahead(view, family, items, i, hinted, hints)
-                try:
-                    for j in range(hinted):
-                        results[i + j] = self.read_in(view, family, items[i + j], sequence, None, now_ms)
-                finally:
-                    for j in range(hinted):
-                        hint_done(&hints[j])
+                for j in range(hinted):
+                    results[i + j] = self.read_in(view, family, items[i + j], sequence, None, now_ms)
                 i += hinted
         finally:
             self.let_go(sequence)
@@ -487,7 +476,7 @@ cdef class Store:
                 ok = parts[count] != NULL
                 count += 1 if ok else 0
         if ok and tables:
-            i = view.version.add_cursors(parts + count, tables)
+            i = view.version.add_cursors(parts + count, tables, True)
             ok = i >= 0
             count += i if ok else 0
         merged = NULL

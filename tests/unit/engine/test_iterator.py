@@ -152,3 +152,35 @@ def test_errors(db: nokv.DB) -> None:
     with pytest.raises(nokv.Closed):
         left.seek_first()
     left.close()
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 20_000])
+def test_what_an_iterator_stands_on_stays(tmp_path: Path, cache_bytes: int) -> None:  # ENG-13
+    """A small cache: the blocks under iterators, scans and values that expire leave it while they are in use."""
+    data = {b"key%05d" % i: b"value %d" % i for i in range(3000)}
+    with nokv.open(tmp_path / "db", durability="process", block_cache_bytes=cache_bytes) as db:
+        db.put_many(data.items())
+        for i in range(0, 3000, 7):
+            db.put(b"soon%05d" % i, b"gone %d" % i, ttl=10_000_000)
+        db.compact()
+        held = [db.iterator() for _ in range(20)]
+        for i, it in enumerate(held):
+            it.seek(b"key%05d" % (i * 140))
+        scans = [db.scan(b"key%05d" % (i * 140)) for i in range(20)]
+        assert [next(scan)[0] for scan in scans] == [b"key%05d" % (i * 140) for i in range(20)]
+        for key, value in data.items():
+            assert db.get(key) == value
+        for i in range(0, 3000, 7):
+            assert db.get(b"soon%05d" % i) == b"gone %d" % i
+        for i, it in enumerate(held):
+            assert it.item == (b"key%05d" % (i * 140), b"value %d" % (i * 140))
+            it.next()
+            assert it.item == (b"key%05d" % (i * 140 + 1), b"value %d" % (i * 140 + 1))
+            if i:
+                it.prev()
+                it.prev()
+                assert it.key == b"key%05d" % (i * 140 - 1)
+        for i, scan in enumerate(scans):
+            assert sum(1 for key, _ in scan if key in data) == 2999 - i * 140
+        assert db.get_many([*data, b"none"]) == [*data.values(), None]
+        assert db.stats()["cache"]["used_bytes"] <= cache_bytes

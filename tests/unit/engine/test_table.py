@@ -264,6 +264,22 @@ def test_large_keys_and_values(codec: str) -> None:
         builder.add(bytes(1 << 17), b"")
 
 
+def test_long_keys_that_share_nearly_all() -> None:
+    """A few bytes each in the file, 100 KB each in memory: a block must not hold many of them."""
+    entries = [(b"\0" + bytes(100_000) + b"%04d" % i, 5, 1, b"value") for i in range(800)]
+    table = opened(build(entries, block_bytes=4 << 20, restart_interval=1024))
+    assert table.properties["blocks"] > 50
+    assert forward(table.cursor()) == entries
+    assert table.get(entries[600][0]) == (1, b"value")
+    key = b"\0" + bytes(100_000) + b"x"
+    payload = bytearray(varint(0) + varint(len(key) + 8) + varint(0) + key + internal(b"", 1000, 1))
+    for i in range(1, 700):
+        payload += varint(len(key)) + varint(8) + varint(0) + internal(b"", 1000 - i, 1)
+    payload += struct.pack("<II", 0, 1)
+    with pytest.raises(Corruption, match="limit"):
+        opened(table_of(bytes(payload), "none")).get(key)
+
+
 def test_zstd_makes_it_smaller_and_the_cache_stays_within_its_bound() -> None:  # ENG-13
     entries = [(b"\0key%08d" % i, i, 1, b"value value value %d" % i) for i in range(5000)]
     plain, small = build(entries, "none", block_bytes=4096), build(entries, "zstd", block_bytes=4096)
@@ -271,18 +287,27 @@ def test_zstd_makes_it_smaller_and_the_cache_stays_within_its_bound() -> None:  
     cache = BlockCache(20_000)
     table = Table(small, "t.sst", cache)
     assert forward(table.cursor()) == entries
-    assert 0 < cache.stats()["used_bytes"] <= 20_000
-    held = [table.cursor() for _ in range(20)]
-    for i, cursor in enumerate(held):
-        cursor.seek(b"\0key%08d" % (i * 240) + bytes(8))
-    assert cache.stats()["used_bytes"] <= 20_000
-    assert [c.entry for c in held] == [entries[i * 240] for i in range(20)]  # pinned blocks live on outside the cache
+    assert table.verify() == len(entries)
+    assert cache.stats()["used_bytes"] == 0  # what reads everything once leaves the cache alone
+    for key, sequence, kind, value in entries:
+        assert table.get(key, sequence) == (kind, value)
+        assert 0 < cache.stats()["used_bytes"] <= 20_000
     before = cache.stats()
     assert table.get(entries[4560][0]) == (1, entries[4560][3])
     assert table.get(entries[4560][0]) == (1, entries[4560][3])
     assert cache.stats()["hits"] > before["hits"]
-    del table, held, cursor
+    del table
     assert cache.stats()["used_bytes"] == 0
+
+
+@CODECS
+def test_a_cache_without_room_still_reads(codec: str) -> None:
+    entries = [(b"\0key%08d" % i, i, 1, b"value %d" % i) for i in range(500)]
+    cache = BlockCache(0)
+    table = Table(build(entries, codec, block_bytes=1024), "t.sst", cache)
+    for key, sequence, kind, value in entries * 2:
+        assert table.get(key, sequence) == (kind, value)
+        assert cache.stats()["used_bytes"] == 0
 
 
 @pytest.mark.parametrize("codec", ["none", "lz4", "zstd"])
@@ -446,6 +471,148 @@ def test_hostile_blocks_with_right_checksums_never_crash(codec: str, changes: li
                 assert error.path == "t.sst"
     except (Corruption, NotSupported):
         pass
+
+
+def varint(n: int) -> bytes:
+    out = bytearray()
+    while n >= 128:
+        out.append(n & 127 | 128)
+        n >>= 7
+    return bytes((*out, n))
+
+
+def table_of(payload: bytes, codec: str) -> bytes:
+    """A sound table but for its only data block, which has this payload and a right checksum."""
+    from nokv._ext.crc32c import crc32c
+    from nokv._ext.lz4 import compress
+
+    def sealed(data: bytes, number: int = 0, raw_size: int = -1) -> bytes:
+        data += struct.pack("<BI", number, len(data) if raw_size < 0 else raw_size)
+        return data + struct.pack("<I", crc32c(data))
+
+    good = build(SAMPLE, "none", block_bytes=1 << 20, bloom_bits=0)
+    footer = struct.unpack_from("<6Q", good, len(good) - 64)
+    properties = good[footer[2] : footer[2] + footer[3]]
+    last_key = b"\xff" * 20 + bytes(8)
+    small = compress(payload, len(payload) + 100) if codec == "lz4" else None
+    stored = payload if small is None else small
+    out = sealed(stored, 0 if small is None else 2, len(payload))
+    places = []
+    for part in (b"", properties, varint(len(last_key)) + last_key + varint(len(stored))):
+        places += [len(out), len(part)]
+        out += sealed(part)
+    out += struct.pack("<6QI", *places, 2)
+    return out + struct.pack("<I", crc32c(out[-52:])) + MAGIC
+
+
+def read_payload(payload: bytes) -> list[Entry] | None:
+    """What docs/formats/sst.md says these bytes are; None: not a block."""
+
+    def number() -> int:
+        nonlocal at
+        n = 0
+        for shift in range(0, 70, 7):
+            if at >= end:
+                raise ValueError
+            n |= (payload[at] & 127) << shift
+            at += 1
+            if payload[at - 1] < 128:
+                if n >> 64:
+                    raise ValueError
+                return n
+        raise ValueError
+
+    count = struct.unpack_from("<I", payload, len(payload) - 4)[0] if len(payload) >= 8 else 0
+    end = len(payload) - 4 - 4 * count
+    if count == 0 or end < 0:
+        return None
+    restarts = list(struct.unpack_from(f"<{count}I", payload, end))
+    at, key, found = 0, b"", []
+    while at < end:
+        stands_alone = at in restarts[:1]
+        if stands_alone:
+            restarts.pop(0)
+        try:
+            shared, unshared, size = number(), number(), number()
+        except ValueError:
+            return None
+        if unshared < 8 or shared + unshared <= 8 or shared + unshared > 1 << 17 or unshared + size > end - at:
+            return None
+        if shared and (stands_alone or shared + 8 > len(key)):
+            return None
+        key = key[:shared] + payload[at : at + unshared]
+        packed = ~struct.unpack(">Q", key[-8:])[0] & (1 << 64) - 1
+        value = payload[at + unshared : at + unshared + size]
+        found.append((key[:-8], packed >> 8, packed & 255, value))
+        at += unshared + size
+    rises = all(order(a) < order(b) for a, b in itertools.pairwise(found))
+    return found if found and rises and not restarts else None
+
+
+@pytest.mark.parametrize("codec", ["none", "lz4"])
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_size=3),
+    cut=st.sampled_from([0, 0, 0, 0, 1, 4, 8, 30]),
+    pieces=st.none()
+    | st.lists(
+        st.tuples(
+            st.integers(0, 6),
+            st.binary(max_size=3),
+            st.sampled_from([0, 0, 0, 0, 0, 1, -1]),
+            st.binary(max_size=3),
+            st.booleans(),
+        ),
+        max_size=6,
+    ),
+    restart=st.sampled_from([0, 0, 0, 1, 1 << 31]),
+)
+@settings(max_examples=400, deadline=None)
+def test_any_payload_is_read_right_or_refused(
+    codec: str,
+    changes: list[tuple[int, int]],
+    cut: int,
+    pieces: list[tuple[int, bytes, int, bytes, bool]] | None,
+    restart: int,
+) -> None:
+    """Only the checks of the layout stand between these bytes and the readers: every checksum is right."""
+    if pieces is None:
+        payload = bytearray(build(SAMPLE, "none", block_bytes=1 << 20))
+        del payload[struct.unpack_from("<I", payload, struct.unpack_from("<Q", payload, len(payload) - 64)[0] - 8)[0] :]
+    else:
+        payload, restarts, key = bytearray(), [], b""
+        for i, (shared, suffix, wrong, value, alone) in enumerate(pieces):
+            shared = 0 if alone or not key else min(shared, len(key) - 8 + max(wrong, 0))
+            if shared == 0 and (alone or not restarts):
+                restarts.append(len(payload) + restart)
+            added = bytes((i * 40,)) + suffix + internal(b"", len(payload) + 1, 1)
+            payload += varint(shared) + varint(len(added)) + varint(max(0, len(value) + wrong)) + added + value
+            key = key[:shared] + added
+        payload += b"".join(struct.pack("<I", at) for at in restarts) + struct.pack("<I", len(restarts))
+    for place, byte in changes:
+        if payload:
+            payload[place % len(payload)] = byte
+    if cut:
+        del payload[-cut:]
+    expected = read_payload(bytes(payload))
+    table = Table(table_of(bytes(payload), codec), "t.sst", BlockCache(1 << 20))
+
+    def walk(cursor: OwnedCursor) -> list[list[Entry]]:
+        walks = [forward(cursor), backward(cursor)[::-1]]
+        for key, sequence, kind, _ in walks[0]:
+            cursor.seek(internal(key, sequence, kind))
+            assert cursor.entry[:3] == (key, sequence, kind)
+        return walks
+
+    if expected is None:
+        for read in (lambda: walk(table.cursor()), lambda: table.get(SAMPLE[0][0]), lambda: table.get(b"\0")):
+            with pytest.raises(Corruption) as caught:
+                read()
+            assert (caught.value.path, caught.value.offset) == ("t.sst", 0)
+    else:
+        assert walk(table.cursor()) == [expected, expected]
+        for _ in range(2):
+            for key, sequence, kind, value in expected:
+                assert table.get(key, sequence) == (kind, value)
 
 
 def test_a_frame_that_claims_another_size_is_refused() -> None:
