@@ -20,6 +20,7 @@ from nokv._ext.cursor cimport (
     compare_bytes,
     compare_internal,
     key_head,
+    nokv_load_big_endian,
     read_trailer,
 )
 
@@ -47,6 +48,7 @@ cdef struct MergeCursor:
     bint backward
     size_t shared_size
     uint8_t[SHARED_MAX] shared
+    uint64_t shared_head, shared_mask   # if it is at most eight bytes
     uint8_t* key                        # the current key, kept while children are sought
     size_t key_room
 
@@ -55,12 +57,13 @@ cdef inline uint64_t head_of(const MergeCursor* m, Slice key) noexcept nogil:
     """Keys in order have heads in order; the same head says nothing."""
     cdef size_t size = key.size - TRAILER_SIZE
     cdef int order
-    if m.shared_size:
-        order = memcmp(key.data, m.shared, size if size < m.shared_size else m.shared_size)
-        if order > 0:
-            return <uint64_t>-1
-        if order < 0 or size < m.shared_size:
-            return 0
+    if size >= 8 and m.shared_size <= 8 and ((nokv_load_big_endian(key.data) ^ m.shared_head) & m.shared_mask) == 0:
+        return key_head(key.data + m.shared_size, size - m.shared_size)
+    order = memcmp(key.data, m.shared, size if size < m.shared_size else m.shared_size)
+    if order > 0:
+        return <uint64_t>-1
+    if order < 0 or size < m.shared_size:
+        return 0
     return key_head(key.data + m.shared_size, size - m.shared_size)
 
 
@@ -116,6 +119,8 @@ cdef void share(MergeCursor* m) noexcept nogil:
         most = n
     memcpy(m.shared, first.data, most)
     m.shared_size = most
+    m.shared_head = nokv_load_big_endian(first.data)
+    m.shared_mask = 0 if most == 0 else <uint64_t>-1 << (64 - 8 * min(most, <size_t>8))
 
 
 cdef void rebuild(MergeCursor* m) noexcept nogil:

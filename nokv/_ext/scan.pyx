@@ -7,7 +7,7 @@ A scan with a limit of at most CHUNK_MAX is one chunk; `list` asks for its lengt
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
@@ -29,6 +29,10 @@ from nokv._ext.merge cimport merge_alone
 from nokv._ext.view cimport STATE_OPEN, Store, View, Walker
 
 from nokv.errors import Corruption, UsageError
+
+cdef extern from *:
+    """static inline PyObject* nokv_own(PyObject* item) { return item; }"""
+    object own "nokv_own"(PyObject* item)       # takes over the reference
 
 cdef extern from "Python.h":
     object PyTuple_New(Py_ssize_t size)
@@ -174,8 +178,7 @@ cdef class Scan:
     cdef void _drop(self) noexcept:
         """What is left of the chunk."""
         while self.position < self.count:
-            self.position += 1
-            Py_DECREF(<object>self.items[self.position - 1])
+            self._take()
         self.position = self.count = 0
 
     cdef _release(self):
@@ -209,8 +212,8 @@ cdef class Scan:
         return self.count - self.position
 
     def __next__(self):
-        cdef object item
-        self.check()
+        if self.core is None or self.core.state != STATE_OPEN:
+            self.check()
         if self.position == self.count:
             if not self.done:
                 self._fill()
@@ -219,10 +222,8 @@ cdef class Scan:
         return self._take()
 
     cdef inline object _take(self):
-        cdef object item = <object>self.items[self.position]
         self.position += 1
-        Py_DECREF(item)
-        return item
+        return own(self.items[self.position - 1])
 
     def fetch(self, Py_ssize_t count):
         """Up to `count` of the next items as one list."""
