@@ -397,3 +397,69 @@ def test_no_page_of_the_next_record_is_write_protected_after_a_sync(tmp_path: Pa
         wal.append(16, payload)
         assert resource.getrusage(resource.RUSAGE_THREAD).ru_minflt == faults[-1]
     wal.close()
+
+
+def test_a_clean_log_is_opened_without_a_change() -> None:
+    """Neither an operation on the disk nor a new segment, however often."""
+    files = CrashFiles()
+    wal = Wal(files, "wal", 4096)
+    wal.append(16, b"kept")
+    wal.close()
+    before, names = files.operation_count, files.listdir("wal")
+    for _ in range(5):
+        wal = Wal(files, "wal", 4096)
+        assert wal.settled and contents(wal) == [(16, b"kept")]
+        wal.sync()
+        wal.close()
+    assert (files.operation_count, files.listdir("wal")) == (before, names)
+    wal = Wal(files, "wal", 4096)
+    assert wal.append(16, b"more").segment == 1
+    wal.sync()
+    wal = Wal(files.crash_clone("drop"), "wal", 4096)
+    assert contents(wal) == [(16, b"kept"), (16, b"more")]
+
+
+def test_a_log_does_not_go_on_before_something_that_is_not_zero() -> None:
+    """A record behind a hole, of a power loss, must not come back when the hole is filled."""
+    files = CrashFiles()
+    wal = Wal(files, "wal", 4096)
+    positions = [wal.append(16, b"%d" % n * 20) for n in range(6)]
+    path = "wal/" + segment_name(1)
+
+    def lose(data: bytearray) -> None:
+        data[positions[2].offset : positions[3].offset] = bytes(positions[3].offset - positions[2].offset)
+
+    torn = with_bytes(files, path, lose)
+    again = Wal(torn, "wal", 4096)
+    assert len(contents(again)) == 2
+    assert again.append(16, b"2" * 20).segment == 2  # of the same size as the one that was lost
+    assert [payload[:1] for _, payload in contents(again)] == [b"0", b"1", b"2"]
+    again.sync()
+    assert len(contents(Wal(torn.crash_clone("drop"), "wal", 4096))) == 3
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_what_a_killed_process_left_is_synced_by_the_open_or_by_the_next_sync(eager: bool) -> None:
+    files = CrashFiles()
+    wal = Wal(files, "wal", 1024)
+    wal.append_many([(16, b"%02d" % n * 20) for n in range(60)])  # several segments, none of them synced
+    found = files.crash_clone("process")
+    again = Wal(found, "wal", 1024, sync_found=eager)
+    assert again.settled is eager
+    expected = contents(again)
+    assert len(expected) == 60
+    if not eager:
+        assert len(contents(Wal(found.crash_clone("drop"), "wal", 1024))) < 60
+        again.append(16, b"new")
+        again.sync()
+        expected.append((16, b"new"))
+    assert contents(Wal(found.crash_clone("drop"), "wal", 1024)) == expected
+
+
+def test_a_segment_that_was_passed_by_is_not_appended_to() -> None:
+    files = CrashFiles()
+    wal = Wal(files, "wal", 1024)
+    wal.append(16, b"old")
+    wal.close()
+    wal = Wal(files, "wal", 1024, first_needed=2)
+    assert wal.append(16, b"new").segment == 2
