@@ -18,6 +18,7 @@ class VersionFilter:
         tombstones: bool = False,
         now_ms: int = 0,
         ranges: Ranges | None = None,
+        newest: int = 0,
     ) -> None: ...
 
 class TableBuilder:

@@ -128,12 +128,19 @@ cdef class VersionFilter:
     export      the new tables are external: only what a reader at `snapshots[0]` sees, with sequence 0; deletes are left out
     tombstones  (with export) write a delete for every key that the reader sees, instead of its value
     ranges      the range deletes of everything that is merged
+    newest      no sequence in what is merged is greater; only of interest where entries have lost theirs, see `settled`
+
+    At the bottom, and if nobody has a snapshot, each key comes out once and is older than whatever may be written or read
+    later: it is `settled`, and is stored with sequence 0. The trailers of a table are then all alike and compress to
+    nothing. The table's properties go on saying which sequence is the newest in it.
     """
     cdef uint64_t* snapshots
     cdef int count
     cdef bint bottom
     cdef bint export
     cdef bint tombstones
+    cdef bint settled
+    cdef uint64_t newest
     cdef uint64_t now_ms
     cdef Ranges ranges
     cdef uint32_t fragment              # the first of `ranges` that ends above the key before
@@ -144,7 +151,7 @@ cdef class VersionFilter:
     cdef readonly uint64_t expired      # values whose time had come; some live on as deletes
 
     def __init__(self, snapshots=(), *, bint bottom=False, bint export=False, bint tombstones=False,
-                 uint64_t now_ms=0, Ranges ranges=None):
+                 uint64_t now_ms=0, Ranges ranges=None, uint64_t newest=0):
         ordered = sorted(set(snapshots))
         if export and len(ordered) != 1:
             raise UsageError("an export needs exactly one snapshot")
@@ -157,6 +164,8 @@ cdef class VersionFilter:
         self.bottom = bottom
         self.export = export
         self.tombstones = tombstones
+        self.settled = bottom and not ordered and not export and newest != 0
+        self.newest = newest
         self.now_ms = now_ms
         if ranges is not None and len(ranges):
             self.ranges = ranges
@@ -665,12 +674,15 @@ cdef class TableBuilder:
                     status = sink.convert(&kind, c.key.data, prefix_size, packed >> 8, &value, &self.referenced)
                     if status != CURSOR_OK:
                         return status
-                if as_delete or versions.export or kind != <int>(packed & 255):
-                    put_trailer(made, 0 if versions.export else packed >> 8, KIND_DELETE if as_delete else kind)
+                if as_delete or versions.export or versions.settled or kind != <int>(packed & 255):
+                    put_trailer(made, 0 if versions.export or versions.settled else packed >> 8,
+                                KIND_DELETE if as_delete else kind)
                     trailer = made
                 status = self.add_entry(c.key.data, prefix_size, trailer, value.data, value.size)
                 if status != CURSOR_OK:
                     return status
+                if versions.newest > self.max_sequence and (versions.settled or packed >> 8 == 0):
+                    self.max_sequence = versions.newest
             if sink is not None and (verdict == LEAVE_OUT or as_delete):
                 status = sink.drop(<int>(packed & 255), c.value)
                 if status != CURSOR_OK:

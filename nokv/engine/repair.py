@@ -11,6 +11,7 @@ crash between any two leaves a directory that opens as repaired, or refuses to o
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -257,7 +258,22 @@ def _inspect_table(files: Files, path: str, cache: BlockCache, meta: FileMeta | 
             max_sequence=p["max_sequence"],
         )
         found.last_sequence = max(found.last_sequence, p["max_sequence"])
+        if p["min_sequence"] == 0 and p["max_sequence"] and _is_settled(table):
+            meta = dataclasses.replace(meta, min_sequence=p["max_sequence"], global_sequence=p["max_sequence"])
+            table = open_table(files, path, cache, meta)
     found.healthy.append((meta, table))
+
+
+def _is_settled(table: Table) -> bool:
+    """Did a compaction take all sequences away? Then its entries count as being as new as the newest of them: tables
+    that it was made from may still be there, and must not hide them."""
+    cursor = table.cursor()
+    cursor.seek_first()
+    while cursor.valid:
+        if cursor.entry[1]:
+            return False
+        cursor.next()
+    return True
 
 
 def _inspect_values(files: Files, path: str, number: int, size: int | None, found: _Findings) -> None:

@@ -44,7 +44,13 @@ def run_compaction(
     snapshots = list(snapshots)
     parts = inputs.ranges()
     ranges = Ranges.merged(parts, snapshots) if parts else None
-    versions = VersionFilter(snapshots, bottom=compaction.bottom, now_ms=expired_ms, ranges=ranges)
+    versions = VersionFilter(
+        snapshots,
+        bottom=compaction.bottom,
+        now_ms=expired_ms,
+        ranges=ranges,
+        newest=max(meta.max_sequence for meta in compaction.inputs),
+    )
     written = write_tables(
         files,
         source,

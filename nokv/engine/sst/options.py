@@ -36,7 +36,7 @@ class LsmOptions:
     read and rewritten soonest: theirs is `upper_compression`, which costs little and halves what is written."""
 
     block_bytes: int = 4096  # of a block that is stored plain or as lz4
-    compressed_block_bytes: int = 16384  # of a block that zstd then compresses: larger ones compress better
+    compressed_block_bytes: int = 49152  # of a block that zstd then compresses: larger ones compress better
     restart_interval: int = 16
     bloom_bits: int = 10  # per key; 0: no filter
     compression: str = "zstd"

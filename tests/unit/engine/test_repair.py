@@ -161,6 +161,29 @@ def test_manifest_lost(tmp_path: Path) -> None:
     assert any("lost its name" in note for note in report.notes)
 
 
+def test_without_a_manifest_a_leftover_input_hides_nothing_that_its_compaction_wrote(tmp_path: Path) -> None:
+    """At the bottom entries lose their sequences; the tables that they came from keep theirs."""
+    path = tmp_path / "db"
+    with nokv.open(path) as db:
+        for n in range(300):
+            db.put(b"%04d" % n, b"old")
+        db.flush()
+        leftover = next(path.glob("*.sst"))
+        kept = leftover.read_bytes()
+        for n in range(300):
+            db.put(b"%04d" % n, b"new")
+        db.compact()
+    leftover.write_bytes(kept)
+    for manifest in [*path.glob("MANIFEST-*"), path / "CURRENT"]:
+        manifest.unlink()
+    nokv.repair(path)
+    with nokv.open(path) as db:
+        assert set(db.values()) == {b"new"} and len(db) == 300
+        db.put(b"0007", b"newer")
+        db.compact()
+        assert db[b"0007"] == b"newer" and db[b"0008"] == b"new"
+
+
 def test_damaged_log(tmp_path: Path) -> None:
     """What precedes the damage stays."""
     path = tmp_path / "db"

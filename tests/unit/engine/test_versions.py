@@ -179,6 +179,41 @@ def test_compaction_keeps_what_snapshots_see() -> None:
     assert contents(reopen(versions)) == before[1000]
 
 
+def test_at_the_bottom_entries_settle_unless_somebody_holds_a_snapshot() -> None:
+    def sequences(versions: VersionSet) -> list[int]:
+        found = []
+        for table in (t for level in versions.current.levels for t in level):
+            cursor = table.cursor()
+            cursor.seek_first()
+            while cursor.valid:
+                found.append(cursor.entry[1])
+                cursor.next()
+        return found
+
+    versions = fresh()
+    flush(versions, [(key(i), i + 1, b"old %d" % i) for i in range(100)])
+    before = contents(versions)
+    assert versions.compact_all([40])
+    assert sorted(sequences(versions)) == list(range(1, 101))
+    flush(versions, [(key(i), 200 + i, b"new %d" % i) for i in range(0, 100, 2)])
+    before.update({key(i): b"new %d" % i for i in range(0, 100, 2)})
+    assert versions.compact_all()
+    assert set(sequences(versions)) == {0} and contents(versions) == before
+    metas = [f for level in versions.current.files() for f in level]
+    assert {f.max_sequence for f in metas} == {298} and {f.min_sequence for f in metas} == {0}
+    # what comes later hides them, also for a compaction that has to keep them for a snapshot, and once more without one
+    flush(versions, [(key(i), 300 + i, None if i % 4 else b"last") for i in range(0, 100, 2)])
+    at = {s: contents(versions, s) for s in (299, 350, 1000)}
+    assert at[299] == before
+    assert versions.compact_all([299, 350])
+    assert {s: contents(versions, s) for s in at} == at
+    assert contents(reopen(versions)) == at[1000]
+    versions.check()
+    assert versions.compact_all()
+    assert contents(versions) == at[1000] and set(sequences(versions)) == {0}
+    assert max(f.max_sequence for level in versions.current.files() for f in level) == 398
+
+
 def test_tables_split_between_user_keys() -> None:
     versions = fresh()
     entries = [(key(i), 100 * i + s, b"x" * 100) for i in range(30) for s in range(1, 20)]
