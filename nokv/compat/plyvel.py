@@ -930,6 +930,8 @@ class RawIterator(BaseIterator):
 def destroy_db(name: str | bytes | os.PathLike[str]) -> None:
     """Remove a database. Nothing happens if there is none; other files in its directory stay."""
     path = _path(name)
+    if not os.path.isdir(path):
+        return
     try:
         nokv.engine.repair.destroy(path)
     except Locked as error:

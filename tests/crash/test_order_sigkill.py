@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import nokv.compat.plyvel as plyvel
+from tests.counts import count
 from tests.unit.compat.test_order import ORDERS, check, converging
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,14 +34,14 @@ while True:
 """
 
 
-@pytest.mark.parametrize("rounds", [6, pytest.param(60, marks=pytest.mark.long)])
-def test_order_survives_sigkill(tmp_path: Path, rounds: int) -> None:
+@pytest.mark.counted
+def test_order_survives_sigkill(tmp_path: Path) -> None:
     """Each batch puts two neighbours into the same gap, so that labels move all the time."""
     seed = int(os.environ.get("NOKV_TEST_SEED", "11"))
     print(f"seed {seed}")
     dice = random.Random(seed)
     path, numbers, done = str(tmp_path / "db"), converging(40_000), 0
-    for _ in range(rounds):
+    for _ in range(count(4, 15, 120)):
         writer = subprocess.Popen(
             [sys.executable, "-c", WRITER, path, str(done)],
             stdout=subprocess.PIPE,

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import random
+import tempfile
 import threading
 from bisect import bisect_left
 from collections.abc import Callable
@@ -23,6 +25,7 @@ import nokv
 import nokv.compat.plyvel as plyvel
 from nokv.compat import order
 from nokv.errors import Corruption, NotSupported
+from tests.counts import count
 
 Compare = Callable[[bytes, bytes], int]
 
@@ -103,13 +106,15 @@ KEYS = st.binary(max_size=3) | st.sampled_from([b"a", b"A", b"b", b"B", b"7", b"
 OPERATIONS = st.lists(st.tuples(KEYS, st.none() | st.binary(max_size=4)), max_size=12)
 
 
+IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # hundreds of directories: no waiting for the disk
+
+
 class OrderModel(RuleBasedStateMachine):
     @initialize(name=st.sampled_from(sorted(ORDERS)), data=st.data())
     def begin(self, name: str, data: Any) -> None:
-        import tempfile
-
-        self.directory = tempfile.TemporaryDirectory()
+        self.directory = tempfile.TemporaryDirectory(dir=IN_MEMORY)
         self.name = name
+        self.stride, order.STRIDE = order.STRIDE, 1 << 5  # labels run out soon
         self.model = Model(ORDERS[name])
         self.db = open_db(Path(self.directory.name), name)
         self.snapshots: list[tuple[Any, list[tuple[bytes, bytes]]]] = []
@@ -143,13 +148,13 @@ class OrderModel(RuleBasedStateMachine):
             else:
                 self.model.put(key, value)
 
-    @rule(count=st.integers(1, 40), ascending=st.booleans())
-    def crowd(self, count: int, ascending: bool) -> None:
+    @rule(keys=st.integers(1, 40), ascending=st.booleans())
+    def crowd(self, keys: int, ascending: bool) -> None:
         """Many keys into one gap, closing in from both sides or from one."""
-        keys = [b"%03d" % (i if i % 2 == 0 or ascending else 999 - i) for i in range(count)]
-        for key in keys:
-            self.db.put(b"8" + key, b"c")
-            self.model.put(b"8" + key, b"c")
+        for i in range(keys):
+            key = b"8%03d" % (i if i % 2 == 0 or ascending else 999 - i)
+            self.db.put(key, b"c")
+            self.model.put(key, b"c")
 
     @rule(key=KEYS)
     def get(self, key: bytes) -> None:
@@ -201,26 +206,27 @@ class OrderModel(RuleBasedStateMachine):
         if hasattr(self, "db"):
             self.db.close()
             self.directory.cleanup()
+            order.STRIDE = self.stride
 
 
-TestOrderModel = OrderModel.TestCase
+TestOrderModel = pytest.mark.counted(OrderModel.TestCase)
 TestOrderModel.settings = settings(
-    max_examples=60, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=count(40, 300, 5000), stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 
 # -- adversaries ------------------------------------------------------------------------------------------------------
-def converging(count: int) -> list[int]:
-    return [i // 2 if i % 2 == 0 else count - 1 - i // 2 for i in range(count)]
+def converging(total: int) -> list[int]:
+    return [i // 2 if i % 2 == 0 else total - 1 - i // 2 for i in range(total)]
 
 
 PATTERNS: dict[str, Callable[[int], list[int]]] = {
-    "ascending": lambda count: list(range(count)),
-    "descending": lambda count: list(range(count))[::-1],
+    "ascending": lambda total: list(range(total)),
+    "descending": lambda total: list(range(total))[::-1],
     "always in the middle": converging,
-    "ascending in a gap": lambda count: [0, count - 1, *range(1, count - 1)],
-    "descending in a gap": lambda count: [0, count - 1, *range(count - 2, 0, -1)],
-    "always behind the first": lambda count: [0, *range(count - 1, 0, -1)],
+    "ascending in a gap": lambda total: [0, total - 1, *range(1, total - 1)],
+    "descending in a gap": lambda total: [0, total - 1, *range(total - 2, 0, -1)],
+    "always behind the first": lambda total: [0, *range(total - 1, 0, -1)],
 }
 
 
@@ -236,20 +242,20 @@ def test_adversarial_orders(tmp_path: Path, pattern: str, batched: int, monkeypa
         return moved
 
     monkeypatch.setattr(order._Draft, "_spread", counted)
-    count = 700
-    numbers = PATTERNS[pattern](count)
-    assert sorted(numbers) == list(range(count))
+    total = 700
+    numbers = PATTERNS[pattern](total)
+    assert sorted(numbers) == list(range(total))
     with open_db(tmp_path) as db:
-        for at in range(0, count, batched):
+        for at in range(0, total, batched):
             with db.write_batch() as batch:
                 for number in numbers[at : at + batched]:
                     batch.put(b"%d" % number, b"v%d" % number)
-        expected = [(b"%d" % number, b"v%d" % number) for number in range(count)]
+        expected = [(b"%d" % number, b"v%d" % number) for number in range(total)]
         assert check(db, ORDERS["numeric"]) == expected == list(db)
     with open_db(tmp_path) as db:
         assert list(db.iterator(reverse=True)) == expected[::-1]
     assert bool(moves) == (pattern == "always in the middle")  # a run leaves room for itself
-    assert sum(moves) < 10 * count
+    assert sum(moves) < 10 * total
 
 
 def test_a_spread_is_atomic_with_the_write_that_needed_it(tmp_path: Path) -> None:
@@ -276,15 +282,15 @@ def test_window_that_holds_everything(monkeypatch: pytest.MonkeyPatch, tmp_path:
     for name, value in (("LABEL_BYTES", 2), ("SPACE", 1 << 16), ("STRIDE", 1 << 4), ("FULL_BITS", 2)):
         monkeypatch.setattr(order, name, value)
     with open_db(tmp_path) as db:
-        numbers, count = converging(1000), 0
+        numbers, total = converging(1000), 0
         with pytest.raises(plyvel.Error, match="more than"):
             for number in numbers:
                 db.put(b"%d" % number, b"")
-                count += 1
-        expected = sorted(numbers[:count])
-        assert count > 200 and [int(key) for key, _ in check(db, ORDERS["numeric"])] == expected
-        db.delete(b"%d" % numbers[count - 1])
-        assert [int(key) for key, _ in db] == sorted(numbers[: count - 1])
+                total += 1
+        expected = sorted(numbers[:total])
+        assert total > 200 and [int(key) for key, _ in check(db, ORDERS["numeric"])] == expected
+        db.delete(b"%d" % numbers[total - 1])
+        assert [int(key) for key, _ in db] == sorted(numbers[: total - 1])
 
 
 # -- the function -----------------------------------------------------------------------------------------------------
