@@ -104,6 +104,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "migrate": ("nokv.cli.migrate:migrate", "From a standalone directory to a replicated cluster."),
     "cluster": ("nokv.cli.cluster:cluster", "A local cluster of real processes: up, status, kill, start, down."),
     "cert": ("nokv.cli.cert:cert", "Certificates for --tls-dir: init, issue."),
+    "bench": ("nokv.cli.bench:bench", "How fast the engine is on this machine and disk."),
     "wal": ("nokv.cli.files:wal", "Look into a write-ahead log."),
     "manifest": ("nokv.cli.files:manifest", "Tables, value files and families of a directory."),
     "sst": ("nokv.cli.files:sst", "Look into a table."),
