@@ -64,7 +64,8 @@ class Background(Core):
             self._log_executor: Executor = self._own_executors[2]
         else:
             self._flush_executor = self._compaction_executor = self._log_executor = executor
-        self._arena = ArenaPool(self._options.write_buffer_bytes)  # a freed memtable's memory, for the next one
+        # a freed memtable's memory, for the next one; a memtable may have grown past its size
+        self._arena = ArenaPool(self._options.write_buffer_bytes * 5 // 4)
         self._paced_ns = 0  # when the slice that is being written was handed out
         self._paced_bytes = 0  # of the memtable, then
         self._flush_rate = 0.0  # bytes a second, smoothed; 0: not known yet
@@ -204,10 +205,10 @@ class Background(Core):
         # No space: the append that needs the segment reports it. A failed sync: the next write raises.
         with contextlib.suppress(OSError, ReadOnly):
             self._wal.attend()
-        used = self.view.mem.used_bytes
-        if used >= ARENA_CHUNK_BYTES:
-            left = self._options.write_buffer_bytes - used
-            self._arena.prepare(max(0, min(READY_CHUNKS, left // ARENA_CHUNK_BYTES)))
+        taken = self.view.mem.allocated_bytes
+        if taken >= ARENA_CHUNK_BYTES:
+            missing = -((taken - self._options.write_buffer_bytes) // ARENA_CHUNK_BYTES)
+            self._arena.prepare(max(0, min(READY_CHUNKS, missing)))
 
     def _became_dirty(self) -> None:
         if self.durability != 1:

@@ -56,7 +56,7 @@ OVERHEAD = DATA_START + LINK_RECORD_BYTES + HEADER_SIZE  # of a segment that hol
 REPLAY_CHUNK = 256
 SMALL_BYTES = 1 << 20
 READY_BYTES_MIN = 256 << 10  # made ready ahead of the writer at a time; half of it is left when the next are asked for
-READY_BYTES_MAX = 4 << 20
+READY_BYTES_MAX = 2 << 20
 NEVER = (1 << 64) - 1
 
 _SYNCED = struct.Struct("<QQ")
