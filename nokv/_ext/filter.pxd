@@ -40,3 +40,11 @@ cdef inline bint filter_may_hold(const uint8_t* filter, uint64_t lines, uint64_t
         if not line[bit >> 3] & (1 << (bit & 7)):
             return False
     return True
+
+cdef extern from *:
+    """
+    static inline void nokv_filter_ask_for(const uint8_t* filter, uint64_t lines, uint64_t hash) {
+        if (lines) __builtin_prefetch(filter + ((hash >> 32) * lines >> 32) * 64, 0, 3);
+    }
+    """
+    void filter_ask_for "nokv_filter_ask_for"(const uint8_t* filter, uint64_t lines, uint64_t hash) noexcept nogil

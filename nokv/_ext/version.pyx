@@ -21,12 +21,13 @@ from nokv._ext.cursor cimport (
     TRAILER_SIZE,
     compare_bytes,
 )
-from nokv._ext.filter cimport filter_hash
+from nokv._ext.filter cimport filter_ask_for, filter_hash, filter_may_hold
 from nokv._ext.merge cimport OwnedCursor, merge_cursors
 from nokv._ext.pointindex cimport Hint, hint_start, table_get
 from nokv._ext.ranges cimport RangeList, RangeSource, Ranges, ranges_retain
 from nokv._ext.table cimport Table
 from nokv._ext.tablecursor cimport table_cursor, table_cursor_reset
+from nokv._ext.tableparts cimport PART_FILTER, nokv_parts
 
 from nokv.errors import Corruption, InvariantError
 
@@ -164,6 +165,11 @@ cdef Cursor* level_cursor(TableData** tables, int count, bint cached) noexcept n
     return &lc.base
 
 
+cdef inline bint surely_absent(const TableData* t, uint64_t hash) noexcept nogil:
+    """False: ask the table."""
+    return t.ranges == NULL and nokv_parts(&t.parts) & PART_FILTER and not filter_may_hold(t.filter, t.filter_lines, hash)
+
+
 # -- version ----------------------------------------------------------------------------------------------------------
 # the collector must not take away what __dealloc__ still needs
 @cython.no_gc_clear
@@ -240,12 +246,19 @@ cdef class Version:
         pin[0] = NULL
         if self.level_count == 0:
             return 0
-        for i in range(self.data[0].count):
-            found = table_get(self.data[0].tables[i], prefix, prefix_size, hash, sequence, value, kind, pin)
+        level = &self.data[0]
+        for i in range(level.count):        # one cache miss each, all at once
+            filter_ask_for(level.tables[i].filter, level.tables[i].filter_lines, hash)
+        for i in range(level.count):
+            if surely_absent(level.tables[i], hash):
+                continue
+            found = table_get(level.tables[i], prefix, prefix_size, hash, sequence, value, kind, pin)
             if found != 0:
                 return found
         for i in range(1, self.level_count):
             level = &self.data[i]
+            if level.count == 0:
+                continue
             found = find_table(level.tables, level.count, prefix, prefix_size)
             if found == level.count:
                 continue
