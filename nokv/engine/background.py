@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from nokv._ext.arena import ARENA_CHUNK_BYTES, ArenaPool
 from nokv._ext.db import Core, View
@@ -25,12 +25,24 @@ from nokv.env.executor import ThreadExecutor
 from nokv.env.ports import Clock, Executor
 from nokv.errors import Closed, NoKVError, ReadOnly
 
-__all__ = ["ENGINE", "Background", "may_pass"]
+__all__ = ["ENGINE", "Background", "LiveSequences", "may_pass"]
 
 ENGINE = "engine"  # our name among the WAL's retainers
 READY_CHUNKS = 3  # of the memtable's memory, made ready ahead of the writer
 FLUSH_MARGIN = 1.15  # of the time that a flush is expected to take
 CLOSE_FLUSH_BYTES = 64 << 10  # a close leaves less than this to be replayed by the next open
+
+
+class LiveSequences:
+    """The sequences that snapshots, scans and transactions read at, whenever it is walked. A compaction walks it when
+    its inputs have been chosen: what is flushed after that is not among them, and who begins to read after that reads
+    behind all of them."""
+
+    def __init__(self, db: Core) -> None:
+        self._db = db
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._db.snapshot_sequences())
 
 
 class Background(Core):
@@ -299,7 +311,7 @@ class Background(Core):
             more = True
             while more and self.state == 0 and not self._poisoned:
                 with self._compaction_mutex:
-                    more = self._versions.maybe_compact(self.snapshot_sequences(), self._expired_ms())
+                    more = self._versions.maybe_compact(LiveSequences(self), self._expired_ms())
                     self._install_version()
         except (OSError, NoKVError, MemoryError) as error:
             self._flush_error = error  # nothing was changed; if it may pass, the next flush tries again

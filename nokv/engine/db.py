@@ -20,7 +20,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -30,7 +30,7 @@ from nokv._ext.db import Family, Snapshot, View
 from nokv._ext.iterator import family_bounds
 from nokv._ext.memtable import MemTable
 from nokv._ext.wal import SegmentReader
-from nokv.engine.background import ENGINE, Background
+from nokv.engine.background import ENGINE, Background, LiveSequences
 from nokv.engine.manifest.edit import VersionEdit
 from nokv.engine.mode import STANDALONE, read_mode
 from nokv.engine.options import EngineOptions
@@ -210,11 +210,11 @@ class DB(Background, MutableMapping[bytes, bytes]):
         lower, upper = family_bounds(number, start, end)
         self._compact_with(partial(self._versions.compact_range, lower, upper))
 
-    def _compact_with(self, step: Callable[[list[int], int], bool]) -> None:
+    def _compact_with(self, step: Callable[[Iterable[int], int], bool]) -> None:
         self.flush()
         with self._compaction_mutex:
             try:
-                if step(self.snapshot_sequences(), self._expired_ms()):
+                if step(LiveSequences(self), self._expired_ms()):
                     self._install_version()
             except OSError as error:
                 raise self._failed("compaction", error) from error

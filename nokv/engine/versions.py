@@ -372,9 +372,9 @@ class VersionSet:
         return pick_compaction(self.current.files(), self.options, self._turns)
 
     def maybe_compact(self, snapshots: Iterable[int] = (), expired_ms: int = 0) -> bool:
-        """One compaction step if a level exceeds its bound. `snapshots`: the sequences of all live snapshots, taken
-        after any reader that may still appear could not get an older one; `expired_ms`: a moment that no reader looks
-        behind (0: none). True: something was done, ask again."""
+        """One compaction step if a level exceeds its bound. `snapshots`: the sequences of all live snapshots, walked
+        when the inputs have been chosen, so that who is not among them reads behind everything that is merged;
+        `expired_ms`: a moment that no reader looks behind (0: none). True: something was done, ask again."""
         compaction = self.pick() or self.values.pick(self.current)
         if compaction is None:
             self.remove_obsolete()
@@ -401,7 +401,6 @@ class VersionSet:
     ) -> bool:
         """All of lower <= key < upper (family || user key) into the deepest level that has any of it, level by level,
         and that level rewritten. False if there is nothing."""
-        snapshots = list(snapshots)
         written: set[int] = set()
         done = False
         for level in range(self.options.levels_max):

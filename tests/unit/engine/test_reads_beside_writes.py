@@ -103,3 +103,32 @@ def test_the_list_of_value_files_is_replaced_and_never_changed(tmp_path: Path) -
         db.flush()
         assert len([first, *walk]) == 2
         assert len(db._versions.values.metas) == 3
+
+
+@pytest.mark.parametrize("turn", range(6))
+@pytest.mark.parametrize("background", [False, True])
+def test_a_snapshot_that_is_opened_while_a_compaction_begins(turn: int, background: bool) -> None:
+    """Its sequence is not among those that the compaction asked for: what is flushed behind it may not be merged."""
+    executor = StepExecutor()
+    with nokv.open("db", files=CrashFiles(), clock=BusyClock(), executor=executor, l0_files_trigger=2) as db:
+        db.put(b"t", b"expires", ttl=1000)
+        for _ in range(3):
+            db.put(b"k", b"old")
+            db.flush()
+        clock: Any = db._clock
+        held: list[nokv.Snapshot] = []
+
+        def write(left: int) -> None:
+            if left:
+                clock.write = lambda: write(left - 1)
+                return
+            held.append(db.snapshot())
+            db.put(b"k", b"new")
+            db.flush()
+
+        clock.write = lambda: write(turn)
+        executor.run_all() if background else db.compact()
+        clock.write = None
+        assert all(snapshot.get(b"k") == b"old" for snapshot in held)
+        assert all(list(snapshot.scan(b"k", b"l")) == [(b"k", b"old")] for snapshot in held)
+        assert held or turn
