@@ -186,14 +186,15 @@ class AsyncIterator:
         self._inner = inner
         self._mutex = threading.Lock()
         self._item: tuple[bytes, bytes] | None = None
+        self._expires_at_ms: int | None = None
 
-    def _move(self, step: Callable[[], bool]) -> tuple[bytes, bytes] | None:
+    def _move(self, step: Callable[[], bool]) -> tuple[tuple[bytes, bytes] | None, int | None]:
         with self._mutex:  # a cancelled move may still be running
-            return self._inner.item if step() else None
+            return (self._inner.item, self._inner.expires_at_ms) if step() else (None, None)
 
     async def _moved(self, step: Callable[[], bool]) -> bool:
-        self._item = None
-        self._item = await self._host.call(self._move, step)
+        self._item = self._expires_at_ms = None
+        self._item, self._expires_at_ms = await self._host.call(self._move, step)
         return self._item is not None
 
     async def seek_first(self) -> bool:
@@ -234,6 +235,17 @@ class AsyncIterator:
     @property
     def value(self) -> bytes:
         return self.item[1]
+
+    @property
+    def expires_at_ms(self) -> int | None:
+        """The Unix millisecond from which on this entry is absent, or None."""
+        if self._item is None:
+            raise UsageError("the iterator stands on no entry")
+        return self._expires_at_ms
+
+    @property
+    def closed(self) -> bool:
+        return self._inner.closed
 
     def _end(self) -> None:
         with self._mutex:

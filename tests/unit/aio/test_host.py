@@ -102,7 +102,16 @@ async def test_the_verbs(db: nokv.aio.AsyncDB, tmp_path: Path) -> None:
             assert await it.prev() and it.key == b"b" and not await it.seek(b"d") and not it.valid
             with pytest.raises(nokv.UsageError):
                 _ = it.value
+            with pytest.raises(nokv.UsageError):
+                _ = it.expires_at_ms
+            assert not it.closed
+        assert it.closed
     assert snapshot.closed
+    await db.put(b"t", b"x", ttl=10**9)
+    async with await db.iterator() as it:
+        assert await it.seek(b"c") and it.expires_at_ms is None
+        assert await it.next() and it.key == b"t" and it.expires_at_ms is not None and it.expires_at_ms > 10**9
+    await db.delete(b"t")
     await db.flush()
     await db.compact()
     await db.sync()

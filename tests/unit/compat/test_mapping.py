@@ -108,7 +108,7 @@ def test_a_mapping_that_is_written_while_it_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("writeback", [False, True])
 def test_shelve(tmp_path: Path, writeback: bool) -> None:
     def opened() -> shelve.Shelf[Any]:
-        return shelve.Shelf(nokv.open(tmp_path / "db"), writeback=writeback)  # type: ignore[arg-type]
+        return shelve.Shelf(nokv.open(tmp_path / "db"), writeback=writeback)
 
     with opened() as shelf:
         shelf["a"] = {"b": 1}
@@ -143,9 +143,9 @@ def test_shelve(tmp_path: Path, writeback: bool) -> None:
 
 def test_a_shelf_that_is_dropped(tmp_path: Path) -> None:
     """`writeback` writes at its end, also when nobody closes it."""
-    shelf: Any = shelve.Shelf(nokv.open(tmp_path), writeback=True)  # type: ignore[arg-type]
+    shelf: Any = shelve.Shelf(nokv.open(tmp_path), writeback=True)
     shelf["a"] = []
     shelf["a"].append(1)
     del shelf
-    with shelve.Shelf(nokv.open(tmp_path)) as shelf:  # type: ignore[arg-type]
+    with shelve.Shelf(nokv.open(tmp_path)) as shelf:
         assert shelf["a"] == [1]
