@@ -4,7 +4,7 @@ Threads: any. The caller keeps the map or the descriptor open until the call ret
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyObject_GetBuffer, PyBuffer_Release
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 
 import os
@@ -13,27 +13,14 @@ import sys
 cdef extern from *:
     """
     #if defined(__linux__)
-    #ifndef _GNU_SOURCE
-    #define _GNU_SOURCE
-    #endif
     #include <errno.h>
     #include <sys/mman.h>
-    #include <sys/syscall.h>
-    #include <unistd.h>
     static int nokv_sync_range(void* p, size_t size) { return msync(p, size, MS_SYNC) == 0 ? 0 : errno; }
-    /* SYNC_FILE_RANGE_WRITE. By number: the declaration hangs on feature macros that Python's headers set. */
-    static void nokv_start_writing(int fd, int64_t offset, int64_t size) {
-    #if defined(SYS_sync_file_range) && defined(__LP64__)
-        (void)syscall(SYS_sync_file_range, fd, (long)offset, (long)size, 2u);
-    #endif
-    }
     #else
     static int nokv_sync_range(void* p, size_t size) { (void)p; (void)size; return 0; }
-    static void nokv_start_writing(int fd, int64_t offset, int64_t size) { (void)fd; (void)offset; (void)size; }
     #endif
     """
     int nokv_sync_range(void* p, size_t size) noexcept nogil
-    void nokv_start_writing(int fd, int64_t offset, int64_t size) noexcept nogil
 
 CAN_SYNC_RANGES = sys.platform.startswith("linux")
 """Whether `sync_range` is there: Linux's msync is an fdatasync of a range."""
@@ -59,12 +46,6 @@ def sync_range(map not None, uint64_t start, uint64_t end):
         failed = nokv_sync_range(base + start, <size_t>(end - start))
     if failed:
         raise OSError(failed, os.strerror(failed))
-
-
-def start_writing(int fd, int64_t offset, int64_t size):
-    """Ask for what was written there to go to the disk soon. A hint: nothing is durable because of it, and nobody waits."""
-    with nogil:
-        nokv_start_writing(fd, offset, size)
 
 
 def zero(map not None, uint64_t size):

@@ -19,7 +19,7 @@ import mmap
 import os
 import sys
 
-from nokv._ext.disk import CAN_SYNC_RANGES, start_writing, sync_range, zero
+from nokv._ext.disk import CAN_SYNC_RANGES, sync_range, zero
 from nokv.env.ports import Buffer
 
 __all__ = ["FileLock", "MappedLogFile", "OsFiles", "OsWritableFile"]
@@ -29,7 +29,6 @@ __all__ = ["FileLock", "MappedLogFile", "OsFiles", "OsWritableFile"]
 # write makes large folios in the page cache, and a store into one dirties all of it, so that every later sync would
 # write up to a megabyte instead of a page.
 ZEROED_BYTES_MAX = 1 << 20
-WRITE_BEHIND_BYTES = 1 << 20
 EXTENTS_MAX = 100  # pieces of a file that are looked at to find its last one
 WRITE_MAX_BYTES = 1 << 30  # Linux moves at most 2 GiB - 4 KiB in one write
 _DARWIN = sys.platform == "darwin"
@@ -61,23 +60,22 @@ def _allocate(fd: int, capacity: int) -> None:
 class OsWritableFile:
     """A new file, written from front to back."""
 
-    __slots__ = ("_fd", "_started", "_written", "path")
+    __slots__ = ("_fd", "path")
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._fd = -1
-        self._written = self._started = 0
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)  # a leftover of the same name: whoever still maps it keeps what it maps
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
     def write(self, data: Buffer, /) -> int:
-        done = _write_all(self._fd, data)
-        self._written += done
-        if self._written - self._started >= WRITE_BEHIND_BYTES:  # or `sync` would find all of it still to be written
-            start_writing(self._fd, self._started, self._written - self._started)
-            self._started = self._written
-        return done
+        return _write_all(self._fd, data)
+
+    @property
+    def descriptor(self) -> int:
+        """For compiled writers, which write at the end without the GIL."""
+        return self._fd
 
     def sync(self) -> None:
         _sync_data(self._fd)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import itertools
+import os
 import random
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +20,7 @@ from nokv._ext.merge import OwnedCursor, merge
 from nokv._ext.table import MAGIC, Table
 from nokv._ext.tablebuilder import TableBuilder, VersionFilter
 from nokv._ext.version import Version
+from nokv.env.files import OsFiles
 from nokv.env.ports import Buffer
 from nokv.errors import Corruption, InvariantError, NotSupported, UsageError
 
@@ -676,3 +680,43 @@ def test_the_collector_may_take_everything_at_once() -> None:
 def test_an_object_without_a_buffer() -> None:
     with pytest.raises(TypeError):
         Table("text", "t.sst", BlockCache())  # type: ignore[arg-type]
+
+
+def test_a_write_without_the_gil_that_fails_says_which_file_and_why(tmp_path: Path) -> None:
+    """/dev/full refuses every byte; a table that is written to it names the file, and no error is swallowed."""
+    path = tmp_path / "full.sst"
+    files = OsFiles()
+    file = files.create(str(path))
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        os.dup2(full, file.descriptor)
+        builder = TableBuilder(file, compression="lz4")
+        with pytest.raises(OSError, match="No space") as caught:
+            for n in range(10_000):
+                builder.add(b"\0%08d" % n, b"v" * 100)
+            builder.finish()
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    finally:
+        os.close(full)
+        file.close()
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4", "zstd"])
+def test_a_table_is_the_same_with_and_without_a_descriptor(tmp_path: Path, compression: str) -> None:
+    real = OsFiles().create(str(tmp_path / "real.sst"))
+
+    class Plain:
+        data = b""
+
+        def write(self, data: Buffer) -> int:
+            self.data += bytes(data)[:700_000]  # a short write, too
+            return min(len(data), 700_000)
+
+    plain = Plain()
+    for file in (real, plain):
+        builder = TableBuilder(file, compression=compression)
+        for n in range(30_000):
+            builder.add(b"\0%08d" % n, b"%d" % (n * n) * 20)
+        size = builder.finish()["size"]
+    real.close()
+    assert (tmp_path / "real.sst").read_bytes() == plain.data and size == len(plain.data)
