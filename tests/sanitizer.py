@@ -1,10 +1,16 @@
-"""What a test's subprocess is told when it runs under the sanitizers (make test-asan)."""
+"""What differs when the tests run under the sanitizers (make test-asan)."""
 
 from __future__ import annotations
 
 import os
 
-__all__ = ["without_leaks"]
+import pytest
+
+__all__ = ["own_allocator", "without_leaks"]
+
+own_allocator = pytest.mark.skipif(
+    "libasan" in os.environ.get("LD_PRELOAD", ""), reason="the sanitizer's allocator is measured"
+)
 
 
 def without_leaks() -> dict[str, str]:

@@ -215,7 +215,8 @@ class Wal(WalCore):
         current = self._segments[-1]
         self.active.seal()
         current.end = self.active.end
-        self._unsynced.append(self.active)
+        if self.active not in self._unsynced:  # else a switch has failed before
+            self._unsynced.append(self.active)
         self._switch(writer, current)
         self._rotations += 1
 
@@ -306,10 +307,12 @@ class Wal(WalCore):
         """Make `writer` the active segment. Its first record says where the segment before it ended."""
         number, end = (previous.number, previous.end) if previous is not None else (0, 0)
         path = f"{self._directory}/{segment_name(writer.number)}"
+        info, soft_limit = SegmentInfo(writer.number, path, writer.capacity, number), self._soft_limit(writer)
         writer.append(TYPE_LINK, encode_link(number, end))
-        self._segments.append(SegmentInfo(writer.number, path, writer.capacity, number))
-        self.soft_limit = self._soft_limit(writer)
+        # All or nothing, also without memory: the last of `_segments` is the active one.
+        self._segments.append(info)
         self.active = writer
+        self.soft_limit = soft_limit
 
     def _go_on(self, last: SegmentInfo) -> None:
         """Append to the segment that a former process appended to."""

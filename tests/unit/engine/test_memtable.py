@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from nokv._ext.arena import ARENA_CHUNK_BYTES, ArenaPool
 from nokv._ext.memtable import MemTable
+from tests.sanitizer import own_allocator
 
 DELETE, PUT = 0, 1
 KEYS = st.one_of(st.binary(max_size=4), st.integers(0, 40).map(lambda n: b"key%02d" % n))
@@ -203,6 +204,7 @@ def test_a_used_hash_index_begins_empty() -> None:
         del table
 
 
+@own_allocator
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_what_a_memtable_counts_is_what_it_has_of_the_system() -> None:
     """ENG-12: the write buffer's limit is one of memory."""

@@ -18,6 +18,7 @@ from nokv._ext.arena import ARENA_CHUNK_BYTES
 from nokv._ext.batch import KEY_BYTES_LIMIT, WriteBatch
 from nokv._ext.wal import TYPE_BATCH
 from nokv.engine.syncer import IntervalSyncer
+from tests.sanitizer import own_allocator
 
 PAIRS = st.lists(st.tuples(st.binary(max_size=12), st.binary(max_size=300)), max_size=60)
 Pairs = list[tuple[bytes, bytes]]
@@ -128,6 +129,7 @@ def test_a_list_that_others_change_while_we_wait_for_room(tmp_path: Path) -> Non
         assert dict(db.scan()) == found
 
 
+@own_allocator
 def test_memory_of_a_flushed_memtable_serves_the_next_and_is_given_back(tmp_path: Path) -> None:
     """The pool keeps at most one memtable; idle, and closed, it keeps nothing."""
     limit = 8 * ARENA_CHUNK_BYTES

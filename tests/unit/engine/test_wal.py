@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nokv
+from nokv._ext.wal import SegmentWriter
 from nokv.engine.wal import Wal
 from nokv.engine.wal.recovery import recover, segment_name
 from nokv.env.files import OsFiles
@@ -463,3 +464,32 @@ def test_a_segment_that_was_passed_by_is_not_appended_to() -> None:
     wal.close()
     wal = Wal(files, "wal", 1024, first_needed=2)
     assert wal.append(16, b"new").segment == 2
+
+
+def test_a_switch_without_memory_is_made_later() -> None:
+    """The segments and the active one agree whatever fails: or the next link says that another segment ended there."""
+
+    class Poor(Wal):
+        left = -1
+
+        def _soft_limit(self, writer: SegmentWriter) -> int:
+            self.left -= 1
+            if self.left == 0:
+                raise MemoryError
+            return super()._soft_limit(writer)
+
+    for turn in range(1, 4):
+        files = CrashFiles()
+        log = Poor(files, "wal", 1024)
+        log.left = turn
+        wanted, refused = [], 0
+        for n in range(30):
+            try:
+                log.append(16, b"%03d" % n * 50)
+                wanted.append(b"%03d" % n * 50)
+            except MemoryError:
+                refused += 1
+        assert refused == 1
+        log.sync()
+        for image in (files.crash_clone("drop"), files.crash_clone("process")):
+            assert [payload for _, _, payload in Wal(image, "wal", 1024).replay({16})] == wanted
