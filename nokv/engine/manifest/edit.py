@@ -14,6 +14,7 @@ __all__ = ["FileMeta", "ValueFileMeta", "VersionEdit", "decode_edit", "encode_ed
 
 EDIT_VERSION = 1
 END = 0xA5  # never zero: tells a record that ends in zeros from one whose end was not written
+VARINT_BYTES_MAX = 10
 FAMILIES_MAX = 255
 LEVELS_MAX = 16
 LOG_NUMBER, NEXT_FILE_NUMBER, LAST_SEQUENCE, ADD_FILE, REMOVE_FILE, FAMILY = 1, 2, 3, 4, 5, 6
@@ -132,13 +133,17 @@ class _Reader:
         return self.data[self.at - n : self.at]
 
     def varint(self) -> int:
+        data = self.data
         value = shift = 0
-        while shift < 70:
-            byte = self.take(1)[0]
+        for at in range(self.at, self.at + VARINT_BYTES_MAX):
+            if at >= len(data):
+                raise self.damaged("a field of a version edit runs past its end")
+            byte = data[at]
             value |= (byte & 127) << shift
             if byte < 128:
                 if value >> 64:
                     break
+                self.at = at + 1
                 return value
             shift += 7
         raise self.damaged("a number of a version edit does not fit 64 bits")
