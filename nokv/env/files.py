@@ -100,6 +100,8 @@ class MappedLogFile:
         self.capacity = capacity
         self._fd = fd
         self.map = mmap.mmap(fd, capacity, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        if hasattr(mmap, "MADV_RANDOM"):  # no reading ahead, which makes large folios too
+            self.map.madvise(mmap.MADV_RANDOM)
 
     def write(self, offset: int, data: Buffer, /) -> None:
         view = memoryview(data).cast("B")
@@ -164,8 +166,6 @@ class OsFiles:
             if recycle is None:
                 _allocate(fd, capacity)
             file = MappedLogFile(path, fd, capacity)
-            if hasattr(mmap, "MADV_RANDOM"):  # no reading ahead, which makes large folios too
-                file.map.madvise(mmap.MADV_RANDOM)
             if recycle is not None or capacity <= ZEROED_BYTES_MAX:
                 zero(file.map, capacity)
             if recycle is not None:
