@@ -231,7 +231,7 @@ def _between(
 def _iterator(
     db: DB,
     source: Any,
-    head: bytes,
+    head: bytes | None,
     reverse: bool = False,
     start: bytes | None = None,
     stop: bytes | None = None,
@@ -243,7 +243,7 @@ def _iterator(
     verify_checksums: bool = False,
     fill_cache: bool = True,
 ) -> Iterator:
-    """`head` is a prefixed database's prefix."""
+    """`head` is a prefixed database's prefix: also an empty one is a bound, where it is not the smallest key."""
     for name, bound in (("start", start), ("stop", stop), ("prefix", prefix)):
         if bound is not None:
             _bytes(bound, name)
@@ -258,15 +258,16 @@ def _iterator(
     if prefix is not None:
         if start is not None or stop is not None:
             raise TypeError("'prefix' cannot be used together with 'start' or 'stop'")
-        low, high = head + prefix, successor(head + prefix)
-        include_start, include_stop = True, False
-    else:
+        start, include_start, include_stop = prefix, True, False
+    low, high = start, stop
+    if head is not None:
         low = head + (start or b"")
         high = successor(head) if stop is None else head + stop
-    first = low if low or start is not None or prefix is not None else None  # the empty key may not be the smallest
+    if prefix is not None:
+        high = successor((head or b"") + prefix)
     with _iterating:
-        position = _between(db, source, first, high, include_start, include_stop)
-        return Iterator(db, position, head, backward, keys, values, high if include_stop else None)
+        position = _between(db, source, low, high, include_start, include_stop)
+        return Iterator(db, position, head or b"", backward, keys, values, high if include_stop else None)
 
 
 class DB:
@@ -397,7 +398,7 @@ class DB:
         return _iterator(
             self,
             self._store,
-            b"",
+            None,
             reverse,
             start,
             stop,
@@ -621,7 +622,7 @@ class Snapshot:
         if db.closed:
             raise RuntimeError("Cannot operate on closed LevelDB database")
         self._db = db
-        self._prefix = b"" if prefix is None else _bytes(prefix, "prefix")
+        self._prefix = None if prefix is None else _bytes(prefix, "prefix")
         with _snapshot:
             self._snapshot: Any = db._store.snapshot()
 
@@ -652,7 +653,7 @@ class Snapshot:
         _flag(fill_cache, "fill_cache")
         source = self._source()
         with _snapshot:
-            return source.get(self._prefix + key, default)
+            return source.get((self._prefix or b"") + key, default)
 
     def __iter__(self) -> Iterator:
         return self.iterator()

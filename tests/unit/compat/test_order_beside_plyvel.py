@@ -24,6 +24,17 @@ BOUNDS = st.fixed_dictionaries(
 PREFIXES = st.sampled_from([b"", b"a", b"A", b"7", b"\xff"])
 
 
+NO_ANSWER = "SystemError"
+
+
+def entries(it: Any) -> Any:
+    """plyvel 1.5.1 cuts a prefix off keys that are shorter; other orders than the bytes' have such in range."""
+    try:
+        return list(it)
+    except SystemError:
+        return NO_ANSWER
+
+
 class Both(RuleBasedStateMachine):
     """`self.dbs` are plyvel's and ours; every rule does the same to both."""
 
@@ -44,7 +55,7 @@ class Both(RuleBasedStateMachine):
 
     def same(self, answers: Any) -> None:
         theirs, mine = answers
-        assert theirs == mine
+        assert theirs in (mine, NO_ANSWER)
 
     @rule(pairs=PAIRS)
     def write(self, pairs: list[tuple[bytes, bytes | None]]) -> None:
@@ -85,12 +96,12 @@ class Both(RuleBasedStateMachine):
             start = bounds.get("start", b"")
             if len(forward) == 1 and self.compare(prefix + forward[0], prefix + start) == 0:
                 return
-        self.same([list(source.iterator(**bounds)) for source in sources])
+        self.same([entries(source.iterator(**bounds)) for source in sources])
 
     @rule(prefix=PREFIXES)
     def prefixes(self, prefix: bytes) -> None:
         self.same([list(db.iterator(prefix=prefix)) for db in self.dbs])
-        self.same([list(db.prefixed_db(prefix).snapshot()) for db in self.dbs])
+        self.same([entries(db.prefixed_db(prefix).snapshot()) for db in self.dbs])
 
     @rule(moves=st.lists(st.sampled_from(["next", "prev", "start", "stop"]) | KEYS, max_size=12))
     def walk(self, moves: list[str | bytes]) -> None:
