@@ -6,6 +6,7 @@ class MemTable:
     used_bytes: int
     allocated_bytes: int
     keys: int
+    unlinked: int
     slots: int
     largest_sequence: int
     def __init__(self, seed: int = 1, slots: int = 1024, pool: ArenaPool | None = None) -> None: ...

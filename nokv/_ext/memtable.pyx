@@ -59,6 +59,7 @@ from nokv._ext.skiplist cimport (
     link_node,
     new_cursor,
     new_flush_cursor,
+    node_before,
     node_height,
     node_key,
     node_key_size,
@@ -488,23 +489,23 @@ cdef class MemTable:
         return 0
 
     cdef Cursor* flush_cursor(self) except NULL:
-        """As `cursor`, once, over a table that takes no more writes. If nobody has asked for its order yet, it is made without
+        """As `cursor`, once, over a table that takes no more writes. If most keys are not in order yet, all are sorted without
         linking a node, and nodes are asked for ahead of their turn."""
         cdef Table* t = &self.t
         cdef SortItem* items
         cdef SortItem* sorted_items
         cdef Node** nodes
         cdef Node** fewer
+        cdef Node* oldest
         cdef Cursor* c
-        cdef uint64_t count, i
+        cdef uint64_t count = t.nodes, i
         self.wait_settled()
-        if t.pending == NULL or t.pending_count != t.nodes:
+        if t.pending == NULL or t.pending_count < count - count // 4:
             self.settle()
             c = new_cursor(t)
             if c == NULL:
                 raise MemoryError()
             return c
-        count = t.pending_count
         items = <SortItem*>malloc(2 * count * sizeof(SortItem))
         if items == NULL:
             raise MemoryError()
@@ -512,6 +513,10 @@ cdef class MemTable:
         nokv_store_flag(&t.settling, 1)         # what is pending stays so for now
         pthread_mutex_lock(&t.settled)
         with nogil:
+            oldest = t.pending
+            for i in range(1, t.pending_count):
+                oldest = node_before(oldest)
+            oldest.previous = t.tails[0]        # the chain goes on with those that are linked, the last one first
             sorted_items = sort_nodes(t.pending, count, items)
             for i in range(count):              # never ahead of what is read
                 nodes[i] = sorted_items[i].node
@@ -606,6 +611,11 @@ cdef class MemTable:
     @property
     def keys(self):
         return self.t.nodes
+
+    @property
+    def unlinked(self):
+        """Keys that wait for their order."""
+        return self.t.pending_count
 
     @property
     def largest_sequence(self):

@@ -205,7 +205,7 @@ cdef SortItem* sort_nodes(Node* latest, uint64_t count, SortItem* items) noexcep
     while i > 0:                        # in the order in which they came: it may be the right one already
         i -= 1
         items[i].node = node
-        node = node.previous
+        node = node_before(node)
     first = items[0].node
     common = node_key_size(first)
     common = _common(first, latest, node_key_size(first))       # heads begin where keys begin to differ: a guess, mostly right

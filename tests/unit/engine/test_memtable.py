@@ -126,7 +126,26 @@ def test_a_flush_sorts_many_keys_of_any_shape(prefix: bytes) -> None:
     for sequence, key in enumerate(mixed, 1):
         table.insert(sequence, PUT, key, b"v")
     assert [entry[0] for entry in table.walk(flush=True)] == sorted(keys)
+    assert table.unlinked == table.keys - 1  # a random first key continues the order of none
     assert [entry[0] for entry in table.walk()] == sorted(keys)
+    assert table.unlinked == 0 and [entry[0] for entry in table.walk(reverse=True)] == sorted(keys, reverse=True)
+
+
+@pytest.mark.parametrize("ascending", [0, 1, 10, 200, 400, 1_000])
+def test_a_flush_takes_along_what_is_in_order_already(ascending: int) -> None:
+    dice = random.Random(4)
+    mixed = [b"b%06d" % n for n in range(ascending)] + [
+        dice.choice([b"a", b"b", b"c"]) + b"%d" % n for n in range(1_000)
+    ]
+    table = MemTable()
+    for sequence, key in enumerate(mixed, 1):
+        table.insert(sequence, PUT, key, key)
+        if sequence == 5:
+            table.walk()
+    for _ in range(2):
+        assert [entry[0] for entry in table.walk(flush=True)] == sorted(mixed)
+    assert [entry[0] for entry in table.walk(reverse=True)] == sorted(mixed, reverse=True)
+    assert [entry[0] for entry in table.walk(flush=True)] == sorted(mixed)
 
 
 def test_values_that_shrink_and_grow_back_take_their_place_again() -> None:
