@@ -21,12 +21,13 @@ cdef class Version:
     cdef int range_source_count
     cdef RangeList** range_lists
 
-    # Newest entry of `prefix` (family || user key) with a sequence <= `sequence`: 1 found (look at *kind: it may be a delete),
-    # 0 absent, < 0 a CursorStatus: then call raise_status(it). `value` lies in *pin, which is borrowed (see pointindex.pxd).
-    cdef int get(self, const uint8_t* prefix, size_t prefix_size, uint64_t sequence, Slice* value, int* kind,
+    # Newest entry of `prefix` (family || user key), whose filter_hash is `hash`, with a sequence <= `sequence`: 1 found (look at
+    # *kind: it may be a delete), 0 absent, < 0 a CursorStatus: then call raise_status(it). `value` lies in *pin, which is borrowed
+    # (see pointindex.pxd).
+    cdef int get(self, const uint8_t* prefix, size_t prefix_size, uint64_t hash, uint64_t sequence, Slice* value, int* kind,
                  CachedBlock** pin) noexcept nogil
     # One of several point reads to come (see Hint in pointindex.pxd). False: there is no table to ask.
-    cdef bint hint(self, const uint8_t* prefix, size_t prefix_size, Hint* hint) noexcept nogil
+    cdef bint hint(self, const uint8_t* prefix, size_t prefix_size, uint64_t hash, Hint* hint) noexcept nogil
     cdef int cursor_count(self) noexcept nogil                          # how many cursors add_cursors makes
     # How many, or < 0 a CursorStatus (none made then). `cached`: see tablecursor.pxd.
     cdef int add_cursors(self, Cursor** out, int max, bint cached) noexcept nogil

@@ -238,9 +238,8 @@ cdef class Version:
         free(self.range_lists)
         free(self.range_sources)
 
-    cdef int get(self, const uint8_t* prefix, size_t prefix_size, uint64_t sequence, Slice* value, int* kind,
+    cdef int get(self, const uint8_t* prefix, size_t prefix_size, uint64_t hash, uint64_t sequence, Slice* value, int* kind,
                  CachedBlock** pin) noexcept nogil:
-        cdef uint64_t hash = filter_hash(prefix, prefix_size)
         cdef int i, found
         cdef Level* level
         pin[0] = NULL
@@ -267,9 +266,8 @@ cdef class Version:
                 return found
         return 0
 
-    cdef bint hint(self, const uint8_t* prefix, size_t prefix_size, Hint* hint) noexcept nogil:
+    cdef bint hint(self, const uint8_t* prefix, size_t prefix_size, uint64_t hash, Hint* hint) noexcept nogil:
         """The filters of all tables that will be asked are on their way; the hint goes on with the deepest of them."""
-        cdef uint64_t hash = filter_hash(prefix, prefix_size)
         cdef int i, at
         cdef bint found = False
         for i in range(self.level_count):
@@ -340,7 +338,7 @@ cdef class Version:
         cdef int kind = 0
         cdef CachedBlock* pin = NULL
         cdef const uint8_t* p = <const uint8_t*><const char*>prefix
-        cdef int found = self.get(p, len(prefix), sequence, &value, &kind, &pin)
+        cdef int found = self.get(p, len(prefix), filter_hash(p, len(prefix)), sequence, &value, &kind, &pin)
         if found < 0:
             self.raise_status(found)
         if found != 1:

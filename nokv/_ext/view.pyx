@@ -25,6 +25,7 @@ from nokv._ext.cursor cimport (
     live_value,
     read_trailer,
 )
+from nokv._ext.filter cimport filter_hash
 from nokv._ext.memtable cimport MemTable, hash_prefix, prefetch_node, prefetch_slot
 from nokv._ext.merge cimport OwnedCursor, merge_cursors
 from nokv._ext.ranges cimport RangeList, RangeSource, hiding_cursor, ranges_written
@@ -98,48 +99,56 @@ cdef inline bint hides(View view) noexcept:
     return False
 
 
-cdef inline int _search(View view, const uint8_t* prefix, size_t size, uint64_t sequence, Slice* value, int* kind,
-                        CachedBlock** pin):
-    """1 found (maybe a delete), 0 absent, < 0 a status of the view's Version."""
-    cdef uint64_t hash = hash_prefix(prefix, size)
+cdef inline bint _search_memory(View view, const uint8_t* prefix, size_t size, uint64_t hash, uint64_t sequence, Slice* value,
+                                int* kind):
+    """Found (maybe a delete)? `hash`: hash_prefix."""
     cdef MemTable table
     if view.mem.get(prefix, size, hash, sequence, value, kind):
-        return 1
+        return True
     for item in view.immutables:
         table = <MemTable>item
         if table.get(prefix, size, hash, sequence, value, kind):
-            return 1
-    return view.version.get(prefix, size, sequence, value, kind, pin)
+            return True
+    return False
 
 
-cdef void _ask_ahead(View view, uint8_t family, list items, Py_ssize_t first, int count, Hint* hints) noexcept:
+cdef struct Ask:                    # one of several point reads that are made together
+    size_t size                     # of its prefix; 0: this one is read by itself
+    uint64_t memory_hash
+    uint64_t hash
+    Hint hint
+    uint8_t[KEY_ON_STACK] prefix
+
+
+cdef void _ask_ahead(View view, uint8_t family, list items, Py_ssize_t first, int count, Ask* asks) noexcept:
     """Ask for the memory that reading these keys will look at: the cache misses of all of them overlap."""
-    cdef uint8_t[KEY_ON_STACK] prefix
-    cdef uint64_t[HINTED] hashes
-    cdef size_t size
+    cdef Ask* ask
     cdef object key
     cdef int i
     cdef MemTable mem = view.mem
     cdef Version version = view.version
     for i in range(count):
-        hints[i].table = NULL
-        hashes[i] = 0
+        ask = &asks[i]
+        ask.size = 0
         key = items[first + i]
         if type(key) is not bytes or PyBytes_GET_SIZE(key) >= KEY_ON_STACK:
             continue
-        size = <size_t>PyBytes_GET_SIZE(key) + 1
-        prefix[0] = family
-        memcpy(prefix + 1, PyBytes_AS_STRING(key), size - 1)
+        ask.size = <size_t>PyBytes_GET_SIZE(key) + 1
+        ask.prefix[0] = family
+        memcpy(ask.prefix + 1, PyBytes_AS_STRING(key), ask.size - 1)
+        ask.memory_hash = hash_prefix(ask.prefix, ask.size)
+        ask.hash = filter_hash(ask.prefix, ask.size)
         if mem.t.nodes:
-            hashes[i] = hash_prefix(prefix, size)
-            prefetch_slot(&mem.t, hashes[i])
-        if not version.hint(prefix, size, &hints[i]):
-            hints[i].table = NULL
+            prefetch_slot(&mem.t, ask.memory_hash)
+        if not version.hint(ask.prefix, ask.size, ask.hash, &ask.hint):
+            ask.hint.table = NULL
     for i in range(count):
-        if mem.t.nodes:
-            prefetch_node(&mem.t, hashes[i])
-        if hints[i].table != NULL:
-            hint_entry(&hints[i])
+        ask = &asks[i]
+        if ask.size:
+            if mem.t.nodes:
+                prefetch_node(&mem.t, ask.memory_hash)
+            if ask.hint.table != NULL:
+                hint_entry(&ask.hint)
 
 
 cdef inline object _result(Store core, View view, int found, int kind, Slice* value, CachedBlock* pin, object default,
@@ -277,7 +286,9 @@ cdef class Store:
         memcpy(prefix + 1, PyBytes_AS_STRING(key), size - 1)
         self.gets += 1
         try:
-            found = _search(view, prefix, size, sequence, &value, &kind, &pin)
+            found = _search_memory(view, prefix, size, hash_prefix(prefix, size), sequence, &value, &kind)
+            if not found:
+                found = view.version.get(prefix, size, filter_hash(prefix, size), sequence, &value, &kind, &pin)
             return _result(self, view, found, kind, &value, pin, default, sequence, now_ms)
         finally:
             if prefix != small:
@@ -287,8 +298,10 @@ cdef class Store:
         cdef View view = self.view          # first: it belongs to `sequence`, and a reader's refresh may replace both
         cdef list items, results
         cdef Py_ssize_t count, i = 0
-        cdef Hint[HINTED] hints
-        cdef int hinted, j
+        cdef Ask[HINTED] asks
+        cdef Slice value
+        cdef int hinted, j, kind = 0, found
+        cdef CachedBlock* pin
         # making the keys, or reading a block, may let writers run: what we see must not be superseded in place
         self.hold(sequence)
         try:
@@ -297,9 +310,19 @@ cdef class Store:
             results = [None] * count
             while i < count:
                 hinted = <int>min(HINTED, count - i)
-                _ask_ahead(view, family, items, i, hinted, hints)
+                _ask_ahead(view, family, items, i, hinted, asks)
                 for j in range(hinted):
-                    results[i + j] = self.read_in(view, family, items[i + j], sequence, None, now_ms)
+                    if asks[j].size == 0:
+                        results[i + j] = self.read_in(view, family, items[i + j], sequence, None, now_ms)
+                        continue
+                    if self.state != STATE_OPEN:
+                        self.check_open()
+                    self.gets += 1
+                    pin = NULL
+                    found = _search_memory(view, asks[j].prefix, asks[j].size, asks[j].memory_hash, sequence, &value, &kind)
+                    if not found:
+                        found = view.version.get(asks[j].prefix, asks[j].size, asks[j].hash, sequence, &value, &kind, &pin)
+                    results[i + j] = _result(self, view, found, kind, &value, pin, None, sequence, now_ms)
                 i += hinted
         finally:
             self.let_go(sequence)
@@ -317,7 +340,7 @@ cdef class Store:
         prefix = bytes([self._family_number(family)]) + as_bytes(key, "key")
         now_ms = self.view_time()
         view = self.view
-        found = view.version.get(prefix, len(prefix), <uint64_t>SEQUENCE_MAX, &value, &kind, &pin)
+        found = view.version.get(prefix, len(prefix), filter_hash(prefix, len(prefix)), <uint64_t>SEQUENCE_MAX, &value, &kind, &pin)
         return _result(self, view, found, kind, &value, pin, None, self.sequence, now_ms)
 
     def _family_number(self, family):
