@@ -16,7 +16,7 @@ from nokv._ext.db import Core, View
 from nokv._ext.memtable import MemTable
 from nokv.engine.manifest.edit import VersionEdit
 from nokv.engine.options import EngineOptions
-from nokv.engine.pacing import FLUSH_RATE_GUESS, OVERSHOOT, PAUSE_S_MAX, SLICES, pause_s
+from nokv.engine.pacing import FLUSH_RATE_GUESS, OVERSHOOT, SLICES, longest_pause_s, pause_s
 from nokv.engine.sst.options import LsmOptions
 from nokv.engine.syncer import IntervalSyncer
 from nokv.engine.versions import VersionSet
@@ -183,7 +183,7 @@ class Background(Core):
         most = capacity + capacity // OVERSHOOT
         if not self._own_executors or used >= most or self._flush_error is not None or not self._backlog_is_full():
             return False
-        self._pause(PAUSE_S_MAX * max((used - self._paced_bytes) * SLICES / capacity, 1.0))
+        self._pause(longest_pause_s(capacity, used - self._paced_bytes))
         if not self._backlog_is_full():
             return False
         self._hand_out_room(most - capacity)

@@ -8,12 +8,19 @@ than was thought meets a writer that goes on past the memtable's size, by OVERSH
 
 from __future__ import annotations
 
-__all__ = ["FLUSH_RATE_GUESS", "OVERSHOOT", "PAUSE_S_MAX", "SLICES", "pause_s"]
+__all__ = ["FLUSH_RATE_GUESS", "OVERSHOOT", "PAUSE_S_MAX", "SLICES", "longest_pause_s", "pause_s"]
 
 SLICES = 512  # of a memtable
 PAUSE_S_MAX = 0.0004  # for each slice: a put never waits longer for its turn, whatever the estimate says
+SLICES_AT_ONCE = (
+    8  # that one pause makes up for: what a large batch or the growth of an index took is not a put's fault
+)
 OVERSHOOT = 8  # a memtable may grow by this part of its size while the one before is still being flushed
 FLUSH_RATE_GUESS = 150e6  # bytes a second, before the first flush has been measured
+
+
+def longest_pause_s(capacity: int, written: int) -> float:
+    return PAUSE_S_MAX * min(max(written * SLICES / capacity, 1.0), SLICES_AT_ONCE)
 
 
 def pause_s(
@@ -37,4 +44,4 @@ def pause_s(
     pause = flush_left_s * min(written / left, 1.0) - took_s
     if l0_files > l0_trigger:
         pause = max(pause, 0.0) + took_s * min((l0_files - l0_trigger) / max(l0_slow - l0_trigger, 1), 1.0)
-    return min(max(pause, 0.0), PAUSE_S_MAX * max(written / slice_bytes, 1.0))
+    return min(max(pause, 0.0), longest_pause_s(capacity, written))
