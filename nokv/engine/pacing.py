@@ -12,9 +12,7 @@ __all__ = ["FLUSH_RATE_GUESS", "OVERSHOOT", "PAUSE_S_MAX", "SLICES", "longest_pa
 
 SLICES = 512  # of a memtable
 PAUSE_S_MAX = 0.0004  # for each slice: a put never waits longer for its turn, whatever the estimate says
-SLICES_AT_ONCE = (
-    8  # that one pause makes up for: what a large batch or the growth of an index took is not a put's fault
-)
+SLICES_AT_ONCE = 8  # that one pause makes up for: a put must not pay for the growth of an index
 OVERSHOOT = 8  # a memtable may grow by this part of its size while the one before is still being flushed
 FLUSH_RATE_GUESS = 150e6  # bytes a second, before the first flush has been measured
 
