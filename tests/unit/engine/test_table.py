@@ -511,6 +511,7 @@ def table_of(payload: bytes, codec: str) -> bytes:
 
 def read_payload(payload: bytes) -> list[Entry] | None:
     """What docs/formats/sst.md says these bytes are; None: not a block."""
+    at, key, found = 0, b"", []
 
     def number() -> int:
         nonlocal at
@@ -531,7 +532,6 @@ def read_payload(payload: bytes) -> list[Entry] | None:
     if count == 0 or end < 0:
         return None
     restarts = list(struct.unpack_from(f"<{count}I", payload, end))
-    at, key, found = 0, b"", []
     while at < end:
         stands_alone = at in restarts[:1]
         if stands_alone:
@@ -583,7 +583,8 @@ def test_any_payload_is_read_right_or_refused(
         payload = bytearray(build(SAMPLE, "none", block_bytes=1 << 20))
         del payload[struct.unpack_from("<I", payload, struct.unpack_from("<Q", payload, len(payload) - 64)[0] - 8)[0] :]
     else:
-        payload, restarts, key = bytearray(), [], b""
+        payload, key = bytearray(), b""
+        restarts: list[int] = []
         for i, (shared, suffix, wrong, value, alone) in enumerate(pieces):
             shared = 0 if alone or not key else min(shared, len(key) - 8 + max(wrong, 0))
             if shared == 0 and (alone or not restarts):
