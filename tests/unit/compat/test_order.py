@@ -383,6 +383,22 @@ def test_long_keys_and_values(tmp_path: Path) -> None:
         assert list(db) == [(key, value), (b"a", b"")] and db.get(key) == value
 
 
+def test_a_seek_stays_within_the_bounds(tmp_path: Path) -> None:
+    with open_db(tmp_path) as db:
+        for number in range(1, 13):
+            db.put(b"%d" % number, b"")
+        it = db.iterator(start=b"5", stop=b"10", include_value=False)
+        it.seek(b"2")
+        assert list(it) == [b"5", b"6", b"7", b"8", b"9"]
+        it.seek(b"11")
+        assert next(it, None) is None and it.prev() == b"9"
+        it = db.iterator(start=b"5", stop=b"10", include_start=False, include_stop=True, include_value=False)
+        it.seek(b"1")
+        assert next(it) == b"6"
+        it.seek(b"12")
+        assert next(it) == b"10"
+
+
 def test_approximate_sizes(tmp_path: Path) -> None:
     with open_db(tmp_path, "reverse") as db:
         for number in range(100):
