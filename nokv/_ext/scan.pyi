@@ -1,8 +1,9 @@
 import collections.abc
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, final
 
 T = TypeVar("T")
 
+@final
 class Scan(Generic[T]):
     def __iter__(self) -> collections.abc.Iterator[T]: ...
     def __next__(self) -> T: ...
