@@ -17,6 +17,7 @@ from nokv._ext.memtable import MemTable
 from nokv.engine.manifest.edit import VersionEdit
 from nokv.engine.options import EngineOptions
 from nokv.engine.pacing import FLUSH_RATE_GUESS, OVERSHOOT, SLICES, longest_pause_s, pause_s
+from nokv.engine.signal import Signal
 from nokv.engine.sst.options import LsmOptions
 from nokv.engine.syncer import IntervalSyncer
 from nokv.engine.versions import VersionSet
@@ -82,7 +83,7 @@ class Background(Core):
         self._paced_bytes = 0  # of the memtable, then
         self._flush_rate = 0.0  # bytes a second, smoothed; 0: not known yet
         self._flush_began_ns = 0
-        self._flush_progress = threading.Event()  # set while no memtable waits
+        self._flush_progress = Signal()  # set while no memtable waits
         self._pauses = 0
         self._paused_s = 0.0
 

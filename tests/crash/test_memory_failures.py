@@ -55,6 +55,7 @@ def test_our_own_allocations(shim: Path, operation: str) -> None:
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_the_interpreters_allocations(operation: str) -> None:
     pytest.importorskip("_testcapi", reason="this Python was built without its test module")
-    run(operation, "python", 1, 200, count(9, 1, 1), {})
+    # flush: every one, since a failure inside threading.Event once left its lock taken for ever
+    run(operation, "python", 1, 200, 1 if operation == "flush" else count(9, 1, 1), {})
     if deeper := count(0, 0, 5000):
         run(operation, "python", 201, deeper, 11, {})
