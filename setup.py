@@ -23,6 +23,8 @@ if SANITIZE:
     link_args += ["-fsanitize=address,undefined"]
 if not DEBUG:
     compile_args.append("-DNDEBUG")
+else:
+    compile_args.append("-UNDEBUG")  # the interpreter's own flags bring -DNDEBUG
 
 extensions = [
     Extension(

@@ -10,6 +10,7 @@ import pytest
 
 import nokv
 from tests.counts import count
+from tests.sanitizer import own_allocator
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -24,6 +25,7 @@ def footprint(path: Path) -> tuple[int, int, int]:
         return resident, descriptors, sum(str(path) in line for line in maps)
 
 
+@own_allocator
 @pytest.mark.counted
 def test_cycles_of_open_and_close_cost_nothing(tmp_path: Path) -> None:
     cycles = count(500, 2_000, 20_000)
