@@ -485,8 +485,9 @@ class DB(Background, MutableMapping[bytes, bytes]):
 
     # -- the end ------------------------------------------------------------------------------------------------------
     def close(self) -> None:
-        """Let go of everything. What is in memory goes to an SST, or stays in the synced log if it is little (or its
-        flush fails): the next open replays it. `on_flush` is not called. Idempotent."""
+        """Let go of everything: memory and files, but what open iterators walk. What is in memory goes to an SST, or
+        stays in the synced log if it is little (or its flush fails): the next open replays it. `on_flush` is not
+        called. Idempotent."""
         if self.state != 0:  # before the lock: in the child of a fork, its holder may not exist
             return
         with self._write_lock:
@@ -508,6 +509,8 @@ class DB(Background, MutableMapping[bytes, bytes]):
                     self._closed_synced = not self._poisoned
                 finally:
                     self._versions.close()
+                    with self._view_lock:
+                        self.view = View(MemTable(1), (), self._versions.current)
                     self._arena.close()
         finally:
             self._on_flush.clear()

@@ -113,11 +113,8 @@ def _open(
         if not create:
             raise NotFound(f"{path} does not exist", hint="create=True makes it")
         files.makedirs(path)
-    try:
-        files.listdir(path)
-    except NotADirectoryError:
-        raise UsageError(f"{path} is a file, not a directory", hint="a database is a directory") from None
     if not create and not files.exists(f"{path}/CURRENT"):
+        _check_directory(path, files)
         raise NotFound(f"{path} holds no database", hint="create=True makes one")
     check_open(path, mode, read_mode(path, files))
     lock: DirectoryLock
@@ -130,6 +127,9 @@ def _open(
         kind = DB
         try:
             lock = files.lock(f"{path}/{LOCK_FILE}")
+        except (NotADirectoryError, FileNotFoundError):
+            _check_directory(path, files)
+            raise
         except BlockingIOError:
             raise Locked(
                 f"{path} is open in another process, or twice in this one",
@@ -159,3 +159,10 @@ def _open(
         db.close()
         raise
     return db
+
+
+def _check_directory(path: str, files: Files) -> None:
+    try:
+        files.listdir(path)
+    except NotADirectoryError:
+        raise UsageError(f"{path} is a file, not a directory", hint="a database is a directory") from None

@@ -22,6 +22,8 @@ class EngineOptions:
     l0_files_slow: int = 32  # every write that fills a memtable waits for a compaction step
 
 
+DEFAULTS = (EngineOptions(), LsmOptions())
+
 _MINIMUM = {
     "write_buffer_bytes": 4096,
     "wal_segment_bytes": 1024,
@@ -33,6 +35,8 @@ _MINIMUM = {
 
 def make_options(given: dict[str, Any]) -> tuple[EngineOptions, LsmOptions]:
     """What is ours and what belongs to the tables; UsageError for an unknown name or a value that makes no sense."""
+    if not given:
+        return DEFAULTS
     given = dict(given)
     known = {field.name for field in fields(EngineOptions)}
     below = {field.name for field in fields(LsmOptions)}

@@ -236,6 +236,10 @@ class Reader(DB):
     def close(self) -> None:
         super().close()
         self._end_moments()
+        with self._refresh_mutex:
+            self._opened = {}
+            self._layers = []
+            self._follower = None
 
     def _forked(self) -> None:
         super()._forked()

@@ -13,6 +13,7 @@ holds.
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import weakref
 from collections.abc import Iterable, Sequence
@@ -51,6 +52,7 @@ __all__ = ["RESERVED_FAMILIES", "VerifyReport", "VersionSet"]
 RESERVED_FAMILIES = {"plain": 0, "default": 1, "lock": 2, "write": 3, "local": 4}
 """Have the same id in every directory, so that tables can travel between them."""
 FIRST_FREE_FAMILY = 16
+NUMBERED = re.compile(r"(\d{6,})\.(?:sst|val)|MANIFEST-(\d{6,})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +123,7 @@ class VersionSet:
             self._fold(edit, metas, manifest_path)
         values = self.values.open_all()
         self.current = Version(self._tables(metas.values(), {} if opened is None else opened), values)
-        used = [number, *(n for n in map(_file_number, names) if n is not None), *metas, *values]
-        self._next_file_number = max(self._next_file_number, *(n + 1 for n in used))
+        self._next_file_number = max(self._next_file_number, 1 + max([number, *_file_numbers(names), *metas, *values]))
         if torn is None and not self.read_only:
             self._remove_leftovers(names, metas)
         return False
@@ -612,7 +613,8 @@ class VersionSet:
         return self._clock.time_ms() if self._clock is not None else 0
 
     def close(self) -> None:
-        """Idempotent. Files of dropped tables that are still read stay; the next open removes them."""
+        """Idempotent, and lets go of the tables. Files of dropped tables that are still read stay; the next open
+        removes them."""
         with self._lock:
             if not self._failed and not self.read_only:
                 self.remove_obsolete()
@@ -620,11 +622,10 @@ class VersionSet:
                 self._manifest.close()
                 self._manifest = None
             self._failed = self._failed or "closed"
+            self.current = Version([[] for _ in range(self.options.levels_max)])
+            self.values.opened = {}
 
 
-def _file_number(name: str) -> int | None:
-    for parse in (table_number, value_number, manifest_number):
-        number = parse(name)
-        if number is not None:
-            return number
-    return None
+def _file_numbers(names: Iterable[str]) -> list[int]:
+    """Those that tables, value files and manifests have in their names."""
+    return [int(found[1] or found[2]) for found in map(NUMBERED.fullmatch, names) if found is not None]

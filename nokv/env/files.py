@@ -19,7 +19,7 @@ import mmap
 import os
 import sys
 
-from nokv._ext.disk import CAN_SYNC_RANGES, sync_range, zero
+from nokv._ext.disk import CAN_SYNC_RANGES, FileMap, read_file, sync_range, zero
 from nokv.env.ports import Buffer
 
 __all__ = ["FileLock", "MappedLogFile", "OsFiles", "OsWritableFile"]
@@ -203,18 +203,10 @@ class OsFiles:
             os.close(fd)
 
     def map_file(self, path: str) -> Buffer:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            size = os.fstat(fd).st_size
-            if size == 0:
-                return b""
-            return memoryview(mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ))
-        finally:
-            os.close(fd)
+        return memoryview(FileMap(path))
 
     def read_file(self, path: str) -> bytes:
-        with open(path, "rb") as file:
-            return file.read()
+        return read_file(path)
 
     def listdir(self, path: str) -> list[str]:
         return sorted(os.listdir(path))

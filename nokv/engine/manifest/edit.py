@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from nokv._ext.fields import FieldReader
 from nokv.errors import Corruption, NotSupported
 
 __all__ = ["FileMeta", "ValueFileMeta", "VersionEdit", "decode_edit", "encode_edit"]
 
 EDIT_VERSION = 1
 END = 0xA5  # never zero: tells a record that ends in zeros from one whose end was not written
-VARINT_BYTES_MAX = 10
 FAMILIES_MAX = 255
 LEVELS_MAX = 16
 LOG_NUMBER, NEXT_FILE_NUMBER, LAST_SEQUENCE, ADD_FILE, REMOVE_FILE, FAMILY = 1, 2, 3, 4, 5, 6
@@ -111,66 +111,20 @@ def encode_file(meta: FileMeta) -> bytes:
     return b"".join(map(varint, (*numbers, global_sequence))) + counted(meta.smallest) + counted(meta.largest)
 
 
-class _Reader:
-    """Bytes from disk. Anything that does not fit is Corruption at the record's offset."""
-
-    def __init__(self, data: bytes, path: str, offset: int) -> None:
-        self.data = data
-        self.at = 0
-        self.path = path
-        self.offset = offset
-
-    def damaged(self, reason: str) -> Corruption:
-        return Corruption(reason, path=self.path, offset=self.offset)
-
-    def left(self) -> int:
-        return len(self.data) - self.at
-
-    def take(self, n: int) -> bytes:
-        if n > self.left():
-            raise self.damaged("a field of a version edit runs past its end")
-        self.at += n
-        return self.data[self.at - n : self.at]
-
-    def varint(self) -> int:
-        data = self.data
-        value = shift = 0
-        for at in range(self.at, self.at + VARINT_BYTES_MAX):
-            if at >= len(data):
-                raise self.damaged("a field of a version edit runs past its end")
-            byte = data[at]
-            value |= (byte & 127) << shift
-            if byte < 128:
-                if value >> 64:
-                    break
-                self.at = at + 1
-                return value
-            shift += 7
-        raise self.damaged("a number of a version edit does not fit 64 bits")
-
-    def inner(self, data: bytes) -> _Reader:
-        return _Reader(data, self.path, self.offset)
-
-    def finish(self) -> None:
-        if self.left():
-            raise self.damaged("a field of a version edit is longer than what it holds")
-
-
 def decode_edit(payload: bytes, *, path: str = "", offset: int = 0) -> VersionEdit:
     """Corruption(path, offset) for anything that encode_edit would not write; NotSupported for a newer version."""
-    outer = _Reader(payload, path, offset)
     if len(payload) < 2 or payload[-1] != END:
-        raise outer.damaged("a version edit does not end as it should")
+        raise Corruption("a version edit does not end as it should", path=path, offset=offset)
     if payload[0] != EDIT_VERSION:
         raise NotSupported(
             f"{path}: manifest edit version {payload[0]}, this program reads {EDIT_VERSION}",
             hint="open the directory with the release that wrote it, or a newer one",
         )
-    r = outer.inner(payload[1:-1])
+    r = FieldReader(payload, path, offset, 1, len(payload) - 1)
     edit = VersionEdit()
     while r.left():
         tag = r.varint()
-        f = r.inner(r.take(r.varint()))
+        f = r.inner()
         if tag == LOG_NUMBER:
             edit.log_number = f.varint()
         elif tag == NEXT_FILE_NUMBER:
@@ -182,7 +136,7 @@ def decode_edit(payload: bytes, *, path: str = "", offset: int = 0) -> VersionEd
         elif tag == ADD_FILE:
             edit.added.append(decode_file(f))
         elif tag == ADD_VALUES:
-            number, size, records, value_bytes, dead = (f.varint() for _ in range(5))
+            number, size, records, value_bytes, dead = f.varints(5)
             if value_bytes > size or dead > value_bytes or not records:
                 raise f.damaged("a version edit describes an impossible value file")
             edit.values_added.append(
@@ -208,9 +162,9 @@ def decode_edit(payload: bytes, *, path: str = "", offset: int = 0) -> VersionEd
     return edit
 
 
-def decode_file(r: _Reader) -> FileMeta:
-    number, level, size, crc, entries, low, high, global_sequence = (r.varint() for _ in range(8))
-    smallest, largest = r.take(r.varint()), r.take(r.varint())
+def decode_file(r: FieldReader) -> FileMeta:
+    number, level, size, crc, entries, low, high, global_sequence = r.varints(8)
+    smallest, largest = r.counted(), r.counted()
     if level >= LEVELS_MAX or crc >> 32 or not smallest or smallest > largest or low > high or high >> 56:
         raise r.damaged("a version edit describes an impossible table")
     return FileMeta(

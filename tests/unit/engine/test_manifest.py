@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nokv._ext.crc32c import crc32c
+from nokv._ext.fields import FieldReader
 from nokv.engine.manifest.edit import FileMeta, ValueFileMeta, VersionEdit, decode_edit, encode_edit
 from nokv.engine.manifest.log import HEADER, ManifestWriter, read_current, read_manifest, write_current
 from nokv.errors import Corruption, NotSupported
@@ -204,3 +205,59 @@ def test_current() -> None:
                 read_current(files, "d/CURRENT")
     with pytest.raises(FileNotFoundError):
         read_current(files, "d/nothing")
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 128:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes(out) + bytes([value])
+
+
+@given(st.lists(NUMBERS | st.binary(max_size=300)), st.integers(0, 3), st.integers(0, 3))
+def test_fields_are_read_as_they_were_written(items: list[int | bytes], before: int, after: int) -> None:
+    packed = b"".join(_varint(i) if isinstance(i, int) else _varint(len(i)) + i for i in items)
+    data = b"\xff" * before + packed + b"\xff" * after
+    reader = FieldReader(data, "m", 5, before, before + len(packed))
+    again = FieldReader(data, "m", 5, before, before + len(packed))
+    for item in items:
+        if isinstance(item, int):
+            assert reader.varint() == again.varints(1)[0] == item
+        else:
+            inner = again.inner()
+            assert reader.counted() == inner.take(inner.left()) == item
+            inner.finish()
+    reader.finish()
+    again.finish()
+    with pytest.raises(Corruption):  # not into what lies behind
+        reader.varint()
+
+
+@given(st.binary(max_size=40))
+def test_no_bytes_make_a_field_reader_look_past_its_end(data: bytes) -> None:
+    padded = data + b"\x01" * 20
+    for step in ("varint", "counted", "inner"):
+        reader = FieldReader(padded, "m", 5, 0, len(data))
+        while reader.left():
+            left = reader.left()
+            try:
+                getattr(reader, step)()
+            except Corruption as error:
+                assert (error.path, error.offset) == ("m", 5)
+                break
+            assert reader.left() < left
+
+
+def test_a_number_above_64_bits_is_not_taken_for_a_short_one() -> None:
+    for data, reason in (
+        (b"\xff" * 9 + b"\x02", "64 bits"),
+        (b"\xff" * 10 + b"\x01", "64 bits"),
+        (b"\xff" * 3, "past the end"),
+        (b"", "past the end"),
+        (b"\x05ab", "past the end"),
+    ):
+        with pytest.raises(Corruption, match=reason):
+            FieldReader(data, "m", 0).counted()
+    with pytest.raises(ValueError, match="outside"):
+        FieldReader(b"abc", "m", 0, 2, 4)

@@ -48,3 +48,29 @@ def test_cycles_of_open_and_close_cost_nothing(tmp_path: Path) -> None:
     assert max(names) <= 3
     grown = sizes[-1][0] - sizes[0][0]
     assert grown < 512, f"{grown} KiB in {cycles // 2} cycles: {sizes}"
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_closed_database_holds_no_file_while_it_is_referenced(tmp_path: Path, read_only: bool) -> None:
+    path = tmp_path / "db"
+    with nokv.open(path, value_file_threshold=1000) as db:
+        db.put(b"large", b"v" * 2000)
+        db.put_many((b"%05d" % n, b"v" * 100) for n in range(3000))
+        db.flush()
+    db = nokv.open(path, read_only=read_only)
+    assert db.get(b"00007") == b"v" * 100
+    assert db.get(b"large") == b"v" * 2000
+    scan = db.scan()
+    assert next(scan) == (b"00000", b"v" * 100)
+    snapshot = db.snapshot()
+    open_files = footprint(path)[2]
+    assert open_files >= 2
+    db.close()
+    del scan  # what it walks had to stay
+    snapshot.close()
+    del snapshot
+    assert footprint(path)[1:] == (0, 0), "mapped although everything is closed"
+    with pytest.raises(nokv.Closed):
+        db.get(b"00007")
+    with pytest.raises(nokv.Closed):
+        db.stats()

@@ -133,6 +133,36 @@ def test_directories(disk: tuple[Files, str]) -> None:
     assert files.listdir(f"{root}/z") == []
 
 
+def test_a_directory_is_no_file_to_read(disk: tuple[Files, str]) -> None:
+    files, root = disk
+    files.makedirs(f"{root}/x")
+    for call in (files.read_file, files.map_file):
+        with pytest.raises(OSError) as caught:
+            call(f"{root}/x")
+        assert caught.value.filename == f"{root}/x", call
+
+
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 70_000, 300_000])
+def test_all_of_a_file_is_read(disk: tuple[Files, str], size: int) -> None:
+    files, root = disk
+    data = bytes(n * n & 255 for n in range(size))
+    file = files.create(f"{root}/a")
+    file.write(data)
+    file.close()
+    assert files.read_file(f"{root}/a") == data
+    assert bytes(files.map_file(f"{root}/a")) == data
+
+
+def test_what_has_no_size_is_read_to_its_end() -> None:
+    real = pytest.importorskip("nokv.env.files").OsFiles()
+    if not Path("/proc/self/status").exists():
+        pytest.skip("no /proc")
+    assert real.read_file("/proc/self/maps").endswith(b"\n")
+    for call in (real.read_file, real.map_file):
+        with pytest.raises(ValueError, match="null"):
+            call("a\0b")
+
+
 def test_errors_carry_errno_and_filename(disk: tuple[Files, str]) -> None:
     files, root = disk
     missing = f"{root}/missing"
