@@ -109,7 +109,7 @@ bench: build $(VENV)/.bench
 # at the end of every process, the tests' subprocesses too (ASAN_LEAKS=0 where ptrace is forbidden). Standard error is left
 # alone, so that a report can be seen. About seven minutes on two cores.
 ASAN_LEAKS ?= 1
-ASAN_TESTS ?= tests/model tests/crash $(addprefix tests/unit/,engine mvcc raftstore/test_command.py)
+ASAN_TESTS ?= tests/model tests/crash tests/fuzz $(addprefix tests/unit/,engine mvcc raftstore/test_command.py)
 ASAN_TESTS_BESIDE ?= $(addprefix tests/unit/,compat raftstore/test_formats.py multiraft)   # beside grpc, OpenSSL, LevelDB, which leak
 ASAN_ENV = UBSAN_OPTIONS=print_stacktrace=1 LSAN_OPTIONS="suppressions=$(CURDIR)/scripts/dev/lsan.txt:print_suppressions=0" \
   PYTHONMALLOC=malloc PYTHONPATH="$(CURDIR)/build/asan:$(CURDIR)/build/asan/shell" \
