@@ -23,7 +23,7 @@ from nokv.engine.wal import Wal
 from nokv.engine.wal.recovery import recover, segment_name
 from nokv.env.files import OsFiles
 from nokv.env.ports import Files
-from nokv.testing.files import CrashFiles, CrashMode, CrashPoint, FaultFiles
+from nokv.testing.files import CRASH_MODES, CrashFiles, CrashMode, CrashPoint, FaultFiles
 
 RECORDS = st.lists(
     st.tuples(st.integers(16, 19), st.one_of(st.binary(max_size=60), st.binary(min_size=900))), max_size=40
@@ -479,6 +479,30 @@ def test_what_a_killed_process_left_is_synced_by_the_open_or_by_the_next_sync(ea
         again.sync()
         expected.append((16, b"new"))
     assert contents(Wal(found.crash_clone("drop"), "wal", 1024)) == expected
+
+
+@pytest.mark.parametrize("then", CRASH_MODES)
+def test_a_crash_while_leftovers_are_removed_leaves_the_log_in_one_piece(then: CrashMode) -> None:
+    """Each leftover names the segment before it: were an older one gone first, the rest would look like a log of its
+    own."""
+    files = CrashFiles()
+    wal = Wal(files, "wal", 1024, ("test",), sync_found=False)
+    wal.append(16, b"kept")
+    wal.sync()
+    wal.append_many([(16, b"x" * 900)] * 4)
+    lost = files.crash_clone("drop", seed=1)  # headers of the next segments are on disk, nothing else of them is
+    whole = lost.crash_clone("keep")
+    Wal(whole, "wal", 1024, ("test",), sync_found=False)
+    removals = [op for op in whole.operations if op.kind == "remove"]
+    assert len(removals) >= 3 and not any(op.kind == "open_log" for op in whole.operations)
+    for at in range(1, whole.operation_count + 1):
+        image = lost.crash_clone("keep")
+        image.crash_at = at
+        with pytest.raises(CrashPoint):
+            Wal(image, "wal", 1024, ("test",), sync_found=False)
+        for seed in range(10):
+            again = Wal(image.crash_clone(then, seed=seed), "wal", 1024, ("test",))
+            assert contents(again) == [(16, b"kept")], (at, seed)
 
 
 def test_a_segment_that_was_passed_by_is_not_appended_to() -> None:
