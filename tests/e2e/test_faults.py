@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.counts import count
 from tests.e2e.faults import run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -22,6 +23,6 @@ def test_short(tmp_path: Path, seed: int, small: bool) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("small", [False, True])
-@pytest.mark.parametrize("seed", range(10, 20))
+@pytest.mark.parametrize("seed", range(10, 10 + count(3, 3, 30)))
 def test_matrix(tmp_path: Path, seed: int, small: bool) -> None:
-    run(seed, tmp_path / "c", seconds=40, small=small)
+    run(seed, tmp_path / "c", seconds=count(20, 20, 90), small=small)
