@@ -162,8 +162,8 @@ class Wal(WalCore):
         self._older = [
             (number, path) for number, path in log.leftovers if number < oldest
         ]  # go when `retain` passes them
-        # The newest first, and gone for good before the next: each names the one before it, and where the log goes on in
-        # its last segment no header of a newer one says that they are not part of it.
+        # The newest first, and gone for good before the next: each names the one before it, and where the log goes on
+        # in its last segment no header of a newer one says that they are not part of it.
         newer = [path for number, path in reversed(log.leftovers) if number > oldest]
         for path in newer:
             files.remove(path)
