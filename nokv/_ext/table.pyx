@@ -51,6 +51,20 @@ FORMAT_VERSION_PLAIN = 1                # deletes and puts
 FORMAT_VERSION = 2                      # kinds above 1, or the codec lz4
 
 
+cdef tuple rising_numbers(bytes data):
+    """Varints, or None if they are none, or fall."""
+    cdef Reader r = reader(<const uint8_t*><const char*>data, len(data))
+    cdef uint64_t number = 0
+    cdef uint64_t before = 0
+    found = []
+    while left(&r):
+        if not read_varint(&r, &number) or number < before:
+            return None
+        before = number
+        found.append(number)
+    return tuple(found)
+
+
 cdef bytes bytes_of(const uint8_t* p, size_t n):
     return (<const char*>p)[:n] if n else b""
 
@@ -208,6 +222,9 @@ cdef class Table:
             found[name] = number
         for name in OPTIONAL_PROPERTIES:
             found.setdefault(name, 0)
+        found["expiries"] = rising_numbers(found["expiries"] or b"")
+        if found["expiries"] is None:
+            raise self._damaged(offset, "the moments of expiry are not a list of rising numbers")
         tallies = {}
         if found["value_files"]:
             inner = reader(<const uint8_t*><const char*>(<bytes>found["value_files"]), len(found["value_files"]))
@@ -384,7 +401,8 @@ PROPERTIES = {
     13: "expiring",                     # how many entries have an expiry
     14: "range_deletes",                # how many fragments
     15: "range_block_bytes",            # size of the range block's payload, which ends where the filter block begins
+    16: "expiries",                     # varints: by when each of so many equal parts of these entries has expired
     20: "value_files",                  # pairs of varints: number of a value file, bytes of values that are referred to in it
 }
-OPTIONAL_PROPERTIES = frozenset(("expiring", "range_deletes", "range_block_bytes", "value_files"))      # numbers; absent: 0
-TEXT_PROPERTIES = frozenset((7, 8, 12, 20))
+OPTIONAL_PROPERTIES = frozenset(("expiring", "expiries", "range_deletes", "range_block_bytes", "value_files"))  # absent: 0
+TEXT_PROPERTIES = frozenset((7, 8, 12, 16, 20))

@@ -17,7 +17,7 @@ stays hidden. `now_ms` 0: nothing has expired.
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, malloc, qsort, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from nokv._ext.codec cimport put_fixed32, put_varint
@@ -95,6 +95,7 @@ cdef enum:
     KEEP_AS_DELETE = 2
     LINE = 64
     PROBES = 6
+    EXPIRY_PARTS = 8                    # a table says by when each eighth of its expiring values has expired
 
 cdef uint64_t NO_SEQUENCE = <uint64_t>-1
 
@@ -140,6 +141,12 @@ cdef inline bint append_varint(Buffer* b, uint64_t value) noexcept nogil:
         return False
     b.size += put_varint(b.data + b.size, value)
     return True
+
+
+cdef int compare_numbers(const void* a, const void* b) noexcept nogil:
+    cdef uint64_t x = (<const uint64_t*>a)[0]
+    cdef uint64_t y = (<const uint64_t*>b)[0]
+    return (x > y) - (x < y)
 
 
 cdef bytes as_bytes(Buffer* b):
@@ -300,7 +307,7 @@ cdef class TableBuilder:
     cdef uint32_t file_crc
     cdef readonly uint64_t entries
     cdef readonly uint64_t deletes
-    cdef uint64_t expiring
+    cdef Buffer expiries                # uint64_t each
     cdef ValueSink sink                 # of large values; None: references are copied as they are
     cdef Tallies referenced             # value files that this table refers to
     cdef int last_kind                  # the largest kind in it: above KIND_PUT the format version is not the first one
@@ -348,6 +355,7 @@ cdef class TableBuilder:
         free(self.pending.data)
         free(self.index.data)
         free(self.hashes.data)
+        free(self.expiries.data)
         free(self.out.data)
 
     # -- the C side: CURSOR_OK or a CursorStatus ----------------------------------------------------------------------
@@ -401,7 +409,7 @@ cdef class TableBuilder:
         """Append one entry; `trailer` is the one to store."""
         cdef size_t shared = 0
         cdef size_t limit
-        cdef uint64_t hash, packed
+        cdef uint64_t hash, packed, expiry
         cdef int status
         cdef uint8_t[TRAILER_SIZE] first_trailer
         if prefix_size + TRAILER_SIZE > INTERNAL_KEY_SIZE_MAX:
@@ -450,7 +458,10 @@ cdef class TableBuilder:
         if packed & 255 == KIND_DELETE:
             self.deletes += 1
         elif packed & 255 != KIND_PUT:
-            self.expiring += kind_expires(<int>(packed & 255))
+            if kind_expires(<int>(packed & 255)) and value_size >= EXPIRY_SIZE:
+                expiry = read_expiry(value)
+                if not append(&self.expiries, <uint8_t*>&expiry, sizeof(expiry)):
+                    return CURSOR_NO_MEMORY
             if <int>(packed & 255) > self.last_kind:
                 self.last_kind = <int>(packed & 255)
         if packed >> 8 < self.min_sequence:
@@ -664,6 +675,17 @@ cdef class TableBuilder:
                     line[bit >> 3] |= <uint8_t>(1 << (bit & 7))
         return out
 
+    cdef tuple _expiries(self):
+        """By when at least each eighth of the expiring values has expired."""
+        cdef size_t n = self.expiries.size // sizeof(uint64_t)
+        cdef uint64_t* moments = <uint64_t*>self.expiries.data
+        cdef size_t part
+        if n == 0:
+            return ()
+        with nogil:
+            qsort(moments, n, sizeof(uint64_t), compare_numbers)
+        return tuple([moments[(part * n + EXPIRY_PARTS - 1) // EXPIRY_PARTS - 1] for part in range(1, EXPIRY_PARTS + 1)])
+
     cdef _raise(self, int status):
         if self.error is not None:
             error, self.error = self.error, None
@@ -817,6 +839,7 @@ cdef class TableBuilder:
             largest = max(largest, self.ranges.largest)
             self.min_sequence = min(self.min_sequence, self.ranges.list.smallest_sequence)
             self.max_sequence = max(self.max_sequence, self.ranges.list.largest_sequence)
+        expiries = self._expiries()
         properties = {
             "entries": self.entries,
             "deletes": self.deletes,
@@ -830,7 +853,8 @@ cdef class TableBuilder:
             "created_ms": self.created_ms,
             "external": int(self.external),
             "families": self.families,
-            "expiring": self.expiring,
+            "expiring": self.expiries.size // sizeof(uint64_t),
+            "expiries": b"".join(map(varint, expiries)),
             "value_files": encode_tallies(&self.referenced),
             "range_deletes": 0 if self.ranges is None else len(self.ranges),
             "range_block_bytes": len(range_block),
@@ -848,6 +872,7 @@ cdef class TableBuilder:
         self._write(head + struct.pack("<I", crc32c(0, <const uint8_t*><const char*>(<bytes>head), len(head))) + MAGIC)
         properties["codec"] = self.compression
         properties["external"] = bool(self.external)
+        properties["expiries"] = expiries
         properties["size"] = self.written
         properties["crc32c"] = self.file_crc
         properties["value_files"] = {self.referenced.items[i].number: self.referenced.items[i].bytes

@@ -27,7 +27,8 @@ from nokv._ext.ranges import Ranges
 from nokv._ext.table import Table
 from nokv._ext.tablebuilder import VersionFilter
 from nokv._ext.version import Version
-from nokv.engine.compaction.picker import Compaction, pick_compaction, pick_everything, pick_range
+from nokv.engine.compaction.garbage import tables_garbage
+from nokv.engine.compaction.picker import Compaction, pick_compaction, pick_everything, pick_garbage, pick_range
 from nokv.engine.compaction.run import run_compaction
 from nokv.engine.manifest.edit import FAMILIES_MAX, FileMeta, VersionEdit
 from nokv.engine.manifest.log import (
@@ -369,14 +370,20 @@ class VersionSet:
         self.flushed_bytes_written += written[0].properties["size"]
         return written[0].meta(0)
 
-    def pick(self) -> Compaction | None:
-        return pick_compaction(self.current.files(), self.options, self._turns)
+    def pick(self, snapshots: Iterable[int] = (), expired_ms: int = 0) -> Compaction | None:
+        levels = self.current.files()
+        compaction = pick_compaction(levels, self.options, self._turns)
+        if compaction is None:
+            garbage = tables_garbage(self.current, expired_ms)
+            compaction = pick_garbage(levels, self.options, garbage, min(snapshots, default=None)) if garbage else None
+        return compaction or self.values.pick(self.current)
 
     def maybe_compact(self, snapshots: Iterable[int] = (), expired_ms: int = 0) -> bool:
-        """One compaction step if a level exceeds its bound. `snapshots`: the sequences of all live snapshots, walked
-        when the inputs have been chosen, so that who is not among them reads behind everything that is merged;
-        `expired_ms`: a moment that no reader looks behind (0: none). True: something was done, ask again."""
-        compaction = self.pick() or self.values.pick(self.current)
+        """One compaction step if a level exceeds its bound or holds too much garbage. `snapshots`: the sequences of all
+        live snapshots, walked again when the inputs have been chosen, so that who is not among them reads behind
+        everything that is merged; `expired_ms`: a moment that no reader looks behind (0: none). True: something was
+        done, ask again."""
+        compaction = self.pick(snapshots, expired_ms)
         if compaction is None:
             self.remove_obsolete()
             return False

@@ -23,6 +23,7 @@ BOUNDS = {
     "level_base_bytes": (1, 1 << 50),
     "level_growth": (2, 1000),
     "levels_max": (2, 16),
+    "table_garbage_percent": (1, 100),
     "manifest_bytes_max": (1, 1 << 30),
     "value_file_threshold": (0, 1 << 30),
     "value_file_bytes": (1024, 1 << 40),
@@ -48,6 +49,7 @@ class LsmOptions:
     level_base_bytes: int = 128 << 20  # what level 1 may hold
     level_growth: int = 10
     levels_max: int = 7
+    table_garbage_percent: int = 50  # tables that would lose more than this are compacted early; 100: none is
     manifest_bytes_max: int = 1 << 20  # a longer manifest is replaced by a fresh one
     value_file_threshold: int = 64 << 10  # values this large lie outside the tables; 0: none does
     value_file_bytes: int = 256 << 20  # about where a value file ends
