@@ -165,9 +165,17 @@ class ValueFiles:
         bound = self.options.value_file_bytes // SMALL_PART
         return [number for number, meta in self.metas.items() if meta.size < bound]
 
-    def pick(self, version: Version, *, all_of_it: bool = False) -> Compaction | None:
-        """Rewrite, in its own level, a table that refers to a file with too much garbage."""
-        garbage = set(self.garbage(all_of_it=all_of_it))
+    def garbage_of(self, lower: bytes, upper: bytes | None) -> list[int]:
+        """Files that hold any garbage, and a value of a key in lower <= key < upper: whose it is is not known."""
+        return [
+            number
+            for number in self.garbage(all_of_it=True)
+            if any(lower <= key and (upper is None or key < upper) for _, key, *_ in self.opened[number].records())
+        ]
+
+    def pick(self, version: Version, files: Iterable[int] | None = None) -> Compaction | None:
+        """Rewrite, in its own level, a table that refers to one of `files` (None: that hold too much garbage)."""
+        garbage = set(self.garbage() if files is None else files)
         if not garbage:
             return None
         for level, tables in enumerate(version.levels):

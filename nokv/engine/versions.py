@@ -396,19 +396,21 @@ class VersionSet:
         if compaction is None:
             return False
         self.run(compaction, snapshots, expired_ms)
-        self.collect_values(snapshots, expired_ms)
+        while files := self.values.garbage(all_of_it=True):
+            self.collect_values(files, snapshots, expired_ms)
         return True
 
-    def collect_values(self, snapshots: Iterable[int], expired_ms: int) -> None:
-        """Leave no garbage in value files but what snapshots see."""
-        while (compaction := self.values.pick(self.current, all_of_it=True)) is not None:
-            self.run(compaction, snapshots, expired_ms, all_garbage=True)
+    def collect_values(self, files: Sequence[int], snapshots: Iterable[int], expired_ms: int) -> None:
+        """Move what tables refer to out of these value files, which are then removed."""
+        while (compaction := self.values.pick(self.current, files)) is not None:
+            self.run(compaction, snapshots, expired_ms, rewrite=files)
 
     def compact_range(
         self, lower: bytes, upper: bytes | None, snapshots: Iterable[int] = (), expired_ms: int = 0
     ) -> bool:
         """All of lower <= key < upper (family || user key) into the deepest level that has any of it, level by level,
-        and that level rewritten. False if there is nothing."""
+        and that level rewritten; then no value file holds garbage of the range but what snapshots see, for which other
+        tables may have to be rewritten too. False if there was nothing to do."""
         written: set[int] = set()
         done = False
         for level in range(self.options.levels_max):
@@ -419,12 +421,14 @@ class VersionSet:
                 continue
             written = {f.number for f in self.run(compaction, snapshots, expired_ms).added}
             done = True
-        return done
+        files = self.values.garbage_of(lower, upper)
+        self.collect_values(files, snapshots, expired_ms)
+        return done or bool(files)
 
     def run(
-        self, compaction: Compaction, snapshots: Iterable[int], expired_ms: int = 0, *, all_garbage: bool = False
+        self, compaction: Compaction, snapshots: Iterable[int], expired_ms: int = 0, *, rewrite: Sequence[int] = ()
     ) -> VersionEdit:
-        garbage = self.values.garbage(all_of_it=all_garbage)
+        garbage = [*self.values.garbage(), *rewrite]
         in_place = compaction.inputs[0].level == compaction.output_level
         sink = self.values.sink(self._new_number, rewrite=garbage if in_place else [*garbage, *self.values.small()])
         edit, versions = run_compaction(

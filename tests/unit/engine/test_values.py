@@ -20,6 +20,7 @@ from nokv._ext.blockcache import BlockCache
 from nokv._ext.crc32c import crc32c
 from nokv._ext.tablebuilder import TableBuilder
 from nokv._ext.valuefile import ValueFile, ValueSink
+from nokv.engine.compaction.picker import pick_everything
 from nokv.engine.sst.external import check_group
 from nokv.engine.values import value_name
 from nokv.testing.clock import FakeClock
@@ -158,6 +159,43 @@ def test_a_file_of_garbage_is_rewritten_where_its_tables_lie(path: str) -> None:
         db.compact()
         assert value_files(path) != [first]
         check(db, expected)
+
+
+@pytest.mark.parametrize("noticed", ["by the compaction itself", "before"])
+def test_compact_of_a_range_gives_the_space_of_its_values_back(path: str, noticed: str) -> None:
+    options = {**SMALL, "value_file_bytes": 1 << 20, "value_garbage_percent": 100, "table_bytes": 1 << 20}
+    with nokv.open(path, **options, executor=StepExecutor(inline=True), families=["other"]) as db:
+        other = db.family("other")
+        expected = {letter + b"%02d" % n: bytes([n]) * 1000 for letter in (b"a", b"b", b"c") for n in range(20)}
+        db.put_many(expected)
+        other.put_many(expected)
+        db.compact()
+        (shared,) = value_files(path)
+        for n in range(5):
+            db.delete(b"b%02d" % n)
+            del expected[b"b%02d" % n]
+        if noticed == "before":  # the range's tables do not refer to the lost values any more
+            db.flush()
+            everything = pick_everything(db._versions.current.files())
+            assert everything is not None
+            db._versions.run(everything, ())
+            db._install_version()
+            assert db.stats()["values"]["dead_bytes"] == 5000
+        db.compact(b"d")
+        db.compact(None, b"a")
+        other.compact(b"x")
+        assert value_files(path) == [shared]  # none of theirs
+        with db.snapshot():
+            db.compact(b"b", b"c")
+        if noticed == "before":
+            assert shared not in value_files(path)
+        db.compact(b"b", b"c")
+        assert shared not in value_files(path)
+        stats = db.stats()["values"]
+        assert (stats["live_bytes"], stats["dead_bytes"]) == (115_000, 0)
+        assert stats["file_bytes"] < 125_000
+        check(db, expected)
+        assert len(list(other.scan())) == 60
 
 
 def test_what_a_reader_walks_stays_readable_though_the_file_goes(path: str) -> None:
