@@ -18,6 +18,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from nokv._ext.syncturn import SyncTurn
 from nokv._ext.wal import (
     DATA_START,
     HEADER_SIZE,
@@ -111,9 +112,9 @@ class Wal(WalCore):
         self._directory = directory
         self._segment_bytes = segment_bytes
         self._lock = threading.RLock()
-        self._sync_turn = threading.Condition(threading.Lock())
-        self._syncing = False
-        self._synced = -1  # value of `appended` that the last sync covered; below: not even what was here before
+        self._turn = SyncTurn(
+            -1
+        )  # `appended` when the last sync began; below: not even what was here before is on disk
         self._sync_count = 0
         self._recycle_syncs = recycle_syncs
         self._much_bytes = much_bytes
@@ -151,7 +152,8 @@ class Wal(WalCore):
         self.settled = not found  # when the log was opened, all that was there was known to be on disk
         if log.may_go_on and previous is not None:
             self._unsynced = [_FoundSegment(files, info) for info in found if info is not previous]
-            self._synced = -1 if found else 0
+            if not found:
+                self._turn = SyncTurn(0)
             self._go_on(previous)
         else:
             self._unsynced = [_FoundSegment(files, info) for info in found]
@@ -221,6 +223,7 @@ class Wal(WalCore):
         current.end = self.active.end
         if self.active not in self._unsynced:  # else a switch has failed before
             self._unsynced.append(self.active)
+        self._turn.unfinished = True
         self._switch(writer, current)
         self._rotations += 1
 
@@ -337,27 +340,17 @@ class Wal(WalCore):
 
         `background`: nobody waits for it, and writers should not notice."""
         target = self.appended
-        with self._sync_turn:
-            while True:
-                self._check_usable()
-                if self._synced >= target and not self._unsynced:
-                    return
-                if not self._syncing:
-                    self._syncing = True
-                    break
-                self._sync_turn.wait()
         covered = -1
         try:
-            covered = self._sync_now(background)
+            self._check_usable()
+            if self._turn.enter(target, not background):
+                self._check_usable()  # it may have failed, or been closed, while we waited for our turn
+                covered = self._sync_now(background)
+                self._sync_count += 1
         except OSError as error:
             raise self._sync_failed(error) from error
         finally:
-            with self._sync_turn:
-                self._syncing = False
-                if covered >= 0:
-                    self._synced = covered
-                    self._sync_count += 1
-                self._sync_turn.notify_all()
+            self._turn.leave(covered)
 
     def _sync_failed(self, error: OSError) -> ReadOnly:
         """Nobody knows what the disk holds now, and a second sync that succeeds would not tell: writing ends here."""
@@ -389,6 +382,8 @@ class Wal(WalCore):
             for writer in older:
                 self._unsynced.remove(writer)
                 writer.close()
+            if older:
+                self._turn.unfinished = bool(self._unsynced)
             # The mark lets recovery tell bit rot from a torn tail. It needs no sync of its own, and no room is made for
             # it.
             mark = _SYNCED.pack(*through)
@@ -465,7 +460,7 @@ class Wal(WalCore):
                 "rotations": self._rotations,
                 "freed": self._freed,
                 "recycled": self._recycled,
-                "unsynced_records": self.appended - max(self._synced, 0),
+                "unsynced_records": self.appended - max(self._turn.covered, 0),
             }
 
     # -- the end ------------------------------------------------------------------------------------------------------
@@ -478,9 +473,8 @@ class Wal(WalCore):
             if sync and self.failure is None:
                 self.sync()
         finally:
-            with self._sync_turn:
-                self._closed = True
-                self._sync_turn.wait_for(lambda: not self._syncing)
+            self._closed = True
+            self._turn.settle()
             with self._lock:
                 self.soft_limit = 0
                 writers = [*self._unsynced, *([self.active] if self.active is not None else [])]
@@ -500,7 +494,6 @@ class ReadOnlyWal(Wal):
         # Not Wal.__init__: that one makes a segment to append to. Appends and syncs meet `failure` first.
         self._files = files
         self._lock = threading.RLock()
-        self._sync_turn = threading.Condition(threading.Lock())
         self._closed = False
         self._segments = recover(files, directory).segments if files.exists(directory) else []
         if not self._segments:
