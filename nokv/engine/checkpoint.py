@@ -40,8 +40,8 @@ def write_checkpoint(
     PreconditionFailed if `directory` is there and not empty."""
     if files.exists(directory) and files.listdir(directory):
         raise PreconditionFailed(f"{directory} is not empty", hint="give a directory that does not exist yet")
-    files.makedirs(directory)
     try:
+        files.makedirs(directory)
         new_log(files, f"{directory}/{WAL_DIRECTORY}")
         names = [table_name(meta.number) for meta in tables] + [value_name(meta.number) for meta in values]
         for name in names:

@@ -404,9 +404,10 @@ class DB(Background, MutableMapping[bytes, bytes]):
         """Make `directory` a database of its own with everything written before this call: hard links, no table is
         copied unless it lies on another file system. Durable when it returns; reads and writes go on meanwhile.
 
-        Raises PreconditionFailed (the directory is there and not empty), NotSupported (part of a cluster), ReadOnly,
-        Closed."""
+        Raises PreconditionFailed (the directory is there and not empty), NotSupported (part of a cluster), Unavailable
+        (its disk failed or is full: nothing of it is left), ReadOnly, Closed."""
         from nokv.engine.checkpoint import write_checkpoint
+        from nokv.engine.opening import typed_os_errors
 
         self._check_open()
         target = os.fsdecode(os.fspath(directory)).rstrip("/") or "/"
@@ -416,7 +417,8 @@ class DB(Background, MutableMapping[bytes, bytes]):
                 hint="replicas and region snapshots serve this purpose",
             )
         self.flush()
-        with self._flush_mutex, self._compaction_mutex:  # no table may be dropped between listing and linking
+        # No table may be dropped between listing and linking.
+        with self._flush_mutex, self._compaction_mutex, typed_os_errors(target, "made"):
             versions = self._versions
             tables = [meta for level in versions.current.files() for meta in level]
             write_checkpoint(

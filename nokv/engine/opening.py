@@ -78,8 +78,8 @@ def directory_name(path: str | os.PathLike[str]) -> str:
 
 
 @contextmanager
-def typed_os_errors(name: str) -> Iterator[None]:
-    """What the system refuses to whoever opens, checks, repairs or destroys the directory `name`."""
+def typed_os_errors(name: str, verb: str = "opened") -> Iterator[None]:
+    """What the system refuses to whoever opens, makes, checks, repairs or destroys the directory `name`."""
     try:
         yield
     except OSError as error:
@@ -93,7 +93,7 @@ def typed_os_errors(name: str) -> Iterator[None]:
             ) from error
         if error.errno == errno.ENOTDIR:
             raise UsageError(f"{name}: a part of its path is a file", hint="a database is a directory") from error
-        raise Unavailable(f"{name} cannot be opened: {what}", hint="free some space, or check the disk") from error
+        raise Unavailable(f"{name} cannot be {verb}: {what}", hint="free some space, or check the disk") from error
 
 
 def _open(

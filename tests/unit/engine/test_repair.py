@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import nokv
 from nokv.engine.mode import CLUSTER, ModeRecord, write_mode
 from nokv.engine.wal.recovery import segment_number
 from nokv.env.files import OsFiles
+from nokv.env.ports import Files
 from nokv.testing.executor import StepExecutor
-from nokv.testing.files import CrashFiles, CrashPoint
+from nokv.testing.files import CrashFiles, CrashPoint, FaultFiles
 
 
 def make(path: Path | str) -> dict[bytes, bytes]:
@@ -37,8 +39,8 @@ def flip(path: Path, offset: int) -> None:
     path.write_bytes(data)
 
 
-def content(path: Path | str) -> dict[bytes, bytes]:
-    with nokv.open(path, create=False) as db:
+def content(path: Path | str, files: Files | None = None) -> dict[bytes, bytes]:
+    with nokv.open(path, create=False, files=files) as db:
         assert db.verify().damaged == ()
         return dict(db.scan())
 
@@ -69,6 +71,34 @@ def test_checkpoint(tmp_path: Path) -> None:
     with nokv.open(tmp_path / "empty") as db:
         db.checkpoint(tmp_path / "deep" / "down")
     assert content(tmp_path / "deep" / "down") == {}
+
+
+@pytest.mark.parametrize("kind", ["sync_dir", "sync", "create", "write", "link", "open_log", "rename"])
+def test_a_checkpoint_on_a_bad_disk_is_a_typed_error_and_leaves_nothing(kind: str) -> None:
+    """Found by tests/crash/test_engine_syscalls.py: an OSError came out of it as it was."""
+    files = FaultFiles(CrashFiles())
+    db = nokv.open("db", files=files, executor=StepExecutor())
+    db.put(b"a", b"1")
+    db.flush()
+    failed = 0
+    for at in range(1, 100):
+        fault = files.fail(kind, at=at, error=errno.ENOSPC, path="" if kind == "link" else "copy")
+        target = f"copy{at}"
+        try:
+            db.checkpoint(target)
+        except (nokv.Unavailable, nokv.ReadOnly) as error:
+            assert "No space left" in str(error) and "\n" not in str(error)
+            assert not files.exists(target)
+            failed += 1
+        else:
+            files.heal()
+            assert content(target, files) == {b"a": b"1"}
+        files.heal()
+        if fault.calls < at:
+            break
+    assert failed > 0
+    db.put(b"b", b"2")
+    db.close()
 
 
 def test_checkpoint_crash_leaves_all_or_nothing() -> None:
