@@ -177,7 +177,7 @@ class Worker:
         if kind in WRITES:
             carry_out(db, op, self.stress.plan.plant)
             apply(self.state, op)
-            os.write(1, b"%d %d\n" % (self.me, self.next))
+            os.writev(1, [b"%d %d\n" % (self.me, self.next)])  # not a write: no fault is injected into it
         elif kind == "read":
             self.read(db)
         elif kind == "snapshot":
@@ -252,7 +252,7 @@ class Stress:
                 apply(worker.state, operation(self.plan.seed, worker.me, worker.next))
                 expect("what is read after a write was refused", found, worker.state)
         if errors:
-            os.write(1, b"refused\n")
+            os.writev(1, [b"refused\n"])
             return 4
         self.db.close()
         return 0
@@ -264,10 +264,10 @@ def main(text: str) -> int:
         return Stress(Plan(**json.loads(text))).run()
     except (nokv.ReadOnly, nokv.Unavailable) as error:  # by the open itself, or the close
         print(f"refused: {error}", file=sys.stderr)
-        os.write(1, b"refused\n")
+        os.writev(1, [b"refused\n"])
         return 4
     except Wrong as error:
-        os.write(1, b"wrong\n")
+        os.writev(1, [b"wrong\n"])
         print(error, file=sys.stderr)
         return 3
 
