@@ -74,10 +74,12 @@ from nokv._ext.skiplist cimport (
 cdef extern from *:
     """
     static inline void nokv_store_flag(int* place, int value) { __atomic_store_n(place, value, __ATOMIC_RELEASE); }
+    static inline void nokv_store_word(uint64_t* place, uint64_t value) { __atomic_store_n(place, value, __ATOMIC_RELAXED); }
     static inline int nokv_load_flag(const int* place) { return __atomic_load_n(place, __ATOMIC_ACQUIRE); }
     """
     void nokv_store_flag(bint* place, int value) noexcept nogil
     int nokv_load_flag(bint* place) noexcept nogil
+    void nokv_store_word(uint64_t* place, uint64_t value) noexcept nogil
 
 cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_init(pthread_mutex_t* mutex, void* attributes)
@@ -122,6 +124,8 @@ cdef uint8_t* _allocate(Table* t, uint64_t size) noexcept nogil:
         t.chunks = chunk
         t.allocated += chunk_size
         t.used += t.free_size + CHUNK_HEADER        # the rest of the last one stays empty
+        if t.pool != NULL:
+            nokv_store_word(&t.pool.taken, t.allocated)
         t.free = <uint8_t*>chunk + CHUNK_HEADER
         t.free_size = chunk_size - CHUNK_HEADER
         if t.next_chunk_size < CHUNK_BYTES:

@@ -1,5 +1,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from nokv._ext.prefault cimport Ahead, Prefaulter
+
 cdef enum:
     RECORD_HEADER_SIZE = 16
     RECORD_ALIGN = 16
@@ -16,9 +18,11 @@ cdef class SegmentWriter:
     cdef readonly uint64_t capacity
     cdef readonly uint64_t end      # where the next record goes, a multiple of RECORD_ALIGN
     cdef uint64_t limit             # capacity, or 0 once sealed
-    cdef readonly uint64_t ready    # up to here a store meets no page fault, or next to none
+    cdef readonly uint64_t ready    # up to here pages were made ready before it was written to
+    cdef uint64_t due               # an append past this offset wakes whoever makes more of them ready
+    cdef Ahead* ahead               # who that is, or NULL
+    cdef Prefaulter prefaulter      # the owner of `ahead`
     cdef public uint64_t synced         # before this everything is on disk
-    cdef uint64_t left_behind       # pages before this were taken out of the mapping
     cdef uint8_t* base              # NULL: the file is not mapped and every append goes through file.write
     cdef object map
     cdef Py_ssize_t exports

@@ -9,6 +9,7 @@ the GIL from the check for room to the new end, so a mapped segment needs no loc
     A header is 16-byte aligned, so it lies in one sector: power loss leaves it whole or zero.
 """
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyObject_GetBuffer, PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -16,6 +17,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from nokv._ext.crc32c cimport crc32c
+from nokv._ext.prefault cimport Ahead, Prefaulter, ahead_detach, ahead_wake
 
 from mmap import PAGESIZE, mmap
 
@@ -28,28 +30,15 @@ TYPE_LINK = RECORD_LINK
 TYPE_FILLER = RECORD_FILLER
 PAYLOAD_BYTES_MAX = 0x7FFFFFFF
 
-cdef extern from *:
-    """
-    #if defined(__linux__)
-    #include <sys/mman.h>
-    #ifndef MADV_POPULATE_WRITE
-    #define MADV_POPULATE_WRITE 23
-    #endif
-    /* Before Linux 5.14: EINVAL, and the stores fault the pages in one by one, as they would have. */
-    static inline void nokv_populate(void* p, size_t size) { (void)madvise(p, size, MADV_POPULATE_WRITE); }
-    static inline void nokv_unmap_pages(void* p, size_t size) { (void)madvise(p, size, MADV_DONTNEED); }
-    #else
-    static inline void nokv_populate(void* p, size_t size) { (void)p; (void)size; }
-    static inline void nokv_unmap_pages(void* p, size_t size) { (void)p; (void)size; }
-    #endif
-    """
+cdef extern from "pages.h":
     void nokv_populate(void* p, size_t size) noexcept nogil
-    void nokv_unmap_pages(void* p, size_t size) noexcept nogil
 
 cdef enum:
     SECTOR = 512
     PAGE_MAX = 65536                # a multiple of every page size there is
-    READY_STEP = 262144             # made ready by one system call, which keeps other threads from mapping memory
+
+
+cdef uint64_t NEVER = <uint64_t>-1
 
 
 cdef inline uint64_t _align(uint64_t offset) noexcept nogil:
@@ -98,6 +87,7 @@ cdef void _write_header(uint8_t* header, uint64_t number, uint64_t offset, int r
     memcpy(header, fresh, 16)
 
 
+@cython.no_gc_clear             # `ahead` belongs to `prefaulter`, until the last
 cdef class SegmentWriter:
     """One segment being written: `file` is a LogFile; if it has a `map`, records are stored through memory."""
 
@@ -107,7 +97,10 @@ cdef class SegmentWriter:
         self.capacity = file.capacity
         self.limit = self.capacity
         self.end = 0
-        self.ready = self.left_behind = self.synced = 0
+        self.synced = 0
+        self.due = NEVER
+        self.ahead = NULL
+        self.prefaulter = None
         self.base = NULL
         self.map = getattr(file, "map", None)
 
@@ -138,6 +131,9 @@ cdef class SegmentWriter:
         cdef uint8_t* header = self.base + offset
         _write_header(header, self.number, offset, record_type, header + RECORD_HEADER_SIZE, payload_size)
         self.end = _align(offset + RECORD_HEADER_SIZE + payload_size)
+        if self.end > self.due:
+            self.due = NEVER        # first: then a wake is never lost
+            ahead_wake(self.ahead)
         return <int64_t>offset
 
     cdef int64_t append_mapped(self, int record_type, const uint8_t* payload, uint64_t payload_size) noexcept nogil:
@@ -188,28 +184,20 @@ cdef class SegmentWriter:
         return self.base != NULL
 
     def make_ready(self, uint64_t size):
-        """Bring the next `size` bytes of pages into the mapping, writable, without the GIL: a store that meets a page fault costs as much as ten
-        records, and waits for the file system's journal if a sync is under way. Pages that were written leave the mapping: they
-        would count as this process's memory. A background step; the writer may append meanwhile."""
-        cdef uint64_t start, stop
+        """Bring the first `size` bytes of pages into the mapping, writable, without the GIL: before the segment is written to. The
+        file stays open meanwhile."""
         cdef uint8_t* base = self.base
         if base == NULL or type(self.map) is not mmap:
-            self.ready = self.capacity
             return
-        stop = (self.end & ~<uint64_t>(PAGE_MAX - 1))
-        if stop > self.left_behind:
-            # a file's own pages: nothing is lost, and whoever looks at them again finds them
-            nokv_unmap_pages(base + self.left_behind, stop - self.left_behind)
-            self.left_behind = stop
-        start = max(self.ready, self.end) & ~<uint64_t>(PAGE_MAX - 1)
-        stop = min(start + size, self.capacity)
-        if stop > start:
-            self.ready = stop
-            # a mapping that is closed meanwhile: the call finds nothing to do, or readies pages that somebody else maps
-            with nogil:
-                while start < stop:
-                    nokv_populate(base + start, min(stop - start, <uint64_t>READY_STEP))
-                    start += READY_STEP
+        self.ready = size = min(size & ~<uint64_t>(PAGE_MAX - 1), self.capacity)
+        with nogil:
+            nokv_populate(base, size)
+
+    def keep_ahead(self, Prefaulter prefaulter not None):
+        """From now on pages are made ready by its thread, until it gets another segment or this one is closed."""
+        if self.base != NULL and type(self.map) is mmap:
+            self.prefaulter = prefaulter
+            self.ahead = prefaulter.attach(self.base, self.capacity, self.ready, &self.end, &self.due)
 
     def unprotect(self):
         """After a sync: make the pages that the next records go to writable again, without the GIL. The store that found them
@@ -234,8 +222,16 @@ cdef class SegmentWriter:
         """No further record: `end` is final from here on."""
         self.limit = 0
 
+    def __dealloc__(self):
+        if self.ahead != NULL:
+            ahead_detach(self.ahead, self.base)
+
     def close(self):
         self.limit = 0
+        if self.ahead != NULL:
+            ahead_detach(self.ahead, self.base)
+            self.ahead = NULL
+        self.prefaulter = None
         self.base = NULL
         self.map = None
         self.file.close()

@@ -11,9 +11,10 @@ import errno
 import threading
 from collections.abc import Callable, Iterator
 
-from nokv._ext.arena import ARENA_CHUNK_BYTES, ArenaPool
+from nokv._ext.arena import ArenaPool
 from nokv._ext.db import Core, View
 from nokv._ext.memtable import MemTable
+from nokv._ext.prefault import Prefaulter
 from nokv.engine.manifest.edit import VersionEdit
 from nokv.engine.options import EngineOptions
 from nokv.engine.pacing import FLUSH_RATE_GUESS, OVERSHOOT, SLICES, longest_pause_s, pause_s
@@ -29,7 +30,7 @@ from nokv.errors import Closed, NoKVError, ReadOnly
 __all__ = ["ENGINE", "Background", "LiveSequences", "may_pass"]
 
 ENGINE = "engine"  # our name among the WAL's retainers
-READY_CHUNKS = 3  # of the memtable's memory, made ready ahead of the writer
+SLEEP_S_MIN = 0.00005  # the system's timers are no finer (prctl(2), PR_SET_TIMERSLACK); the next pause makes up for it
 FLUSH_MARGIN = 1.15  # of the time that a flush is expected to take
 CLOSE_FLUSH_BYTES = 64 << 10  # a close leaves less than this to be replayed by the next open
 
@@ -78,7 +79,8 @@ class Background(Core):
         else:
             self._flush_executor = self._compaction_executor = self._log_executor = executor
         # a freed memtable's memory, for the next one; a memtable may have grown past its size
-        self._arena = ArenaPool(self._options.write_buffer_bytes * 5 // 4)
+        self._arena = ArenaPool(self._options.write_buffer_bytes * 5 // 4, self._options.write_buffer_bytes)
+        self._prefaulter = Prefaulter(self._arena) if executor is None else None
         self._paced_ns = 0  # when the slice that is being written was handed out
         self._paced_bytes = 0  # of the memtable, then
         self._flush_rate = 0.0  # bytes a second, smoothed; 0: not known yet
@@ -175,7 +177,10 @@ class Background(Core):
     def _pause(self, pause: float) -> None:
         self._pauses += 1
         self._paused_s += pause
-        self._flush_progress.wait(pause)  # the end of the flush ends the pause
+        if self._prefaulter is not None:
+            pause -= self._prefaulter.work(pause)
+        if pause > SLEEP_S_MIN:
+            self._flush_progress.wait(pause)  # the end of the flush ends the pause
 
     def _overshoots(self) -> bool:
         """The caller holds `_write_lock`; the memtable is full. While the flush that it would have to wait for goes on,
@@ -218,10 +223,6 @@ class Background(Core):
         # No space: the append that needs the segment reports it. A failed sync: the next write raises.
         with contextlib.suppress(OSError, ReadOnly):
             self._wal.attend()
-        taken = self.view.mem.allocated_bytes
-        if taken >= ARENA_CHUNK_BYTES:
-            missing = -((taken - self._options.write_buffer_bytes) // ARENA_CHUNK_BYTES)
-            self._arena.prepare(max(0, min(READY_CHUNKS, missing)))
 
     def _became_dirty(self) -> None:
         if self.durability != 1:

@@ -151,6 +151,7 @@ class DB(Background, MutableMapping[bytes, bytes]):
             # With "sync" nothing is shown that power loss could take back, and others' records count as synced.
             first_needed=log_number,
             sync_found=self.durability == DURABILITIES.index("sync") or bool(self._options.wal_retainers),
+            prefaulter=self._prefaulter,
         )
         segments = self._wal.segments()
         if log_number and segments[0] > log_number:
@@ -510,6 +511,8 @@ class DB(Background, MutableMapping[bytes, bytes]):
                     self._wal.close(sync=not self._poisoned)
                     self._closed_synced = not self._poisoned
                 finally:
+                    if self._prefaulter is not None:
+                        self._prefaulter.close()
                     self._versions.close()
                     with self._view_lock:
                         self.view = View(MemTable(1), (), self._versions.current)
@@ -530,6 +533,8 @@ class DB(Background, MutableMapping[bytes, bytes]):
             for executor in self._own_executors:
                 executor.close()
             self._wal.close(sync=bool(self._own_executors) and not self._poisoned)
+            if self._prefaulter is not None:
+                self._prefaulter.close()
         self._lock.release()
 
     def _forked(self) -> None:

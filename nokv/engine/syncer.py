@@ -6,6 +6,8 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
+from nokv._ext.scheduling import step_aside
+
 if TYPE_CHECKING:
     from nokv.engine.background import Background
 
@@ -43,6 +45,7 @@ class IntervalSyncer:
             thread.join()
 
     def _run(self) -> None:
+        step_aside()
         while True:
             with self._changed:
                 idle = not self._changed.wait_for(lambda: self._pending or self._stopping, self._idle_s)

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from nokv._ext.scheduling import step_aside
 from nokv.errors import Closed
 
 __all__ = ["ThreadExecutor"]
@@ -55,6 +56,7 @@ class ThreadExecutor:
             thread.join()
 
     def _run(self) -> None:
+        step_aside()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._steps or self._closed)

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from nokv._ext.prefault import Prefaulter
 from nokv._ext.syncturn import SyncTurn
 from nokv._ext.wal import (
     DATA_START,
@@ -55,9 +56,7 @@ PAGE = 4096
 MUCH_BYTES = 256 << 10  # to sync at a time: then the writer goes on in a page of its own
 OVERHEAD = DATA_START + LINK_RECORD_BYTES + HEADER_SIZE  # of a segment that holds one record
 REPLAY_CHUNK = 256
-SMALL_BYTES = 1 << 20
-READY_BYTES_MIN = 256 << 10  # made ready ahead of the writer at a time; half of it is left when the next are asked for
-READY_BYTES_MAX = 2 << 20
+READY_BYTES = 256 << 10  # of the next segment, in memory before it is written to
 NEVER = (1 << 64) - 1
 
 _SYNCED = struct.Struct("<QQ")
@@ -100,10 +99,12 @@ class Wal(WalCore):
         walk: Walk = skip,
         sync_found: bool = True,
         first_needed: int = 0,
+        prefaulter: Prefaulter | None = None,
     ) -> None:
         """`walk` sees the records that are there. `sync_found`: they are on disk when this returns; else after the next
         `sync`, like what is appended. Nothing is appended to a segment before `first_needed`: somebody has written down
-        that he will not look there."""
+        that he will not look there. `prefaulter`: who keeps pages ready ahead of the appends; the caller closes it
+        after this."""
         if segment_bytes < SEGMENT_BYTES_MIN:
             raise UsageError(
                 f"wal segments of {segment_bytes} bytes are too small", hint=f"at least {SEGMENT_BYTES_MIN}"
@@ -111,6 +112,7 @@ class Wal(WalCore):
         self._files = files
         self._directory = directory
         self._segment_bytes = segment_bytes
+        self._making = threading.RLock()  # of who makes, takes or drops a segment; before `_lock`
         self._lock = threading.RLock()
         self._turn = SyncTurn(
             -1
@@ -119,9 +121,7 @@ class Wal(WalCore):
         self._recycle_syncs = recycle_syncs
         self._much_bytes = much_bytes
         self._syncs_at_release = 0
-        self._syncs_at_attend = 0
-        self._bytes_at_attend = 0  # appended when a sync had last passed
-        self._ready_bytes = READY_BYTES_MIN
+        self._prefaulter = prefaulter
         self._unsynced: list[SegmentWriter | _FoundSegment] = []  # rotated away, not synced yet, oldest first
         self._retained: dict[str, int | None] = dict.fromkeys(retainers, 0)  # 0: unknown, keeps everything
         self._spare: SegmentWriter | None = None
@@ -186,11 +186,10 @@ class Wal(WalCore):
                     self.appended += 1
                     self.appended_bytes += len(payload)
                     return LogPosition(writer.number, offset)
+            self.make_room(len(payload))
             with self._lock:
-                self.make_room(len(payload))
                 writer = self.active
-                assert writer is not None
-                if not writer.mapped:
+                if writer is not None and not writer.mapped and writer.fits(len(payload)):
                     position = LogPosition(writer.number, writer.append(record_type, payload))
                     self.appended += 1
                     self.appended_bytes += len(payload)
@@ -202,7 +201,10 @@ class Wal(WalCore):
 
     def make_room(self, payload_size: int) -> None:
         """Rotate until the active segment takes a payload of this size. Raises if nothing may be written."""
-        with self._lock:
+        writer = self.active
+        if writer is not None and self.failure is None and writer.fits(payload_size):
+            return  # no lock: a segment that is being made holds one while it waits for the disk
+        with self._making, self._lock:
             self._check_usable()
             if payload_size > PAYLOAD_BYTES_MAX:
                 raise UsageError(
@@ -230,7 +232,7 @@ class Wal(WalCore):
     def shrink(self) -> None:
         """Before a close: go on in a segment of the smallest size, and sync what came before, so that a retainer can
         free the large one."""
-        with self._lock:
+        with self._making, self._lock:
             self._check_usable()
             self._drop_spare()
             self._rotate(self._create(min(self._segment_bytes, FIRST_SEGMENT_BYTES), self._segments[-1]))
@@ -248,20 +250,12 @@ class Wal(WalCore):
             self._files.remove(f"{self._directory}/{segment_name(spare.number)}")
 
     def attend(self) -> None:
-        """A background step, asked for when the active segment has been filled up to `soft_limit`: pages ahead of the
-        writer are made ready and, from half-way on, the next segment."""
+        """A background step, asked for when the active segment has been filled up to `soft_limit`: the next segment is
+        made ready."""
         writer = self.active
         if writer is None:
             return
-        # A sync may write what is ready and still empty, too: the slower the writer, the fewer pages are made ready.
-        if self._sync_count != self._syncs_at_attend:
-            self._syncs_at_attend = self._sync_count
-            written, self._bytes_at_attend = self.appended_bytes - self._bytes_at_attend, self.appended_bytes
-            self._ready_bytes = min(max(READY_BYTES_MIN, written // 4), READY_BYTES_MAX)
-        else:
-            self._ready_bytes = min(self._ready_bytes * 2, READY_BYTES_MAX)
-        writer.make_ready(self._ready_bytes)
-        if writer.end > writer.capacity // 2:
+        if writer.end > self._soft_limit(writer):
             self.prepare()
         with self._lock:
             if self.active is writer:
@@ -269,18 +263,19 @@ class Wal(WalCore):
 
     def _soft_limit(self, writer: SegmentWriter) -> int:
         """Where the next background step is due."""
-        small = writer.capacity <= SMALL_BYTES  # zeroed when it was made
-        ready = NEVER if small or writer.ready >= writer.capacity else max(0, writer.ready - self._ready_bytes // 2)
-        return min(ready, NEVER if self._spare is not None else writer.capacity // 2)
+        if self._spare is not None:
+            return NEVER
+        # Several steps of Python beside a writer that hardly ever lets go of the GIL: they need time.
+        return writer.capacity // (8 if writer.capacity > FIRST_SEGMENT_BYTES else 2)
 
     def prepare(self) -> None:
         """Make the next segment ready, so that the append that needs it does not wait."""
-        with self._lock:
+        with self._making:  # and not `_lock`: appends and syncs go on
             if self._closed or self.failure is not None or self._spare is not None:
                 return
-            self._spare = self._create(self._next_capacity(0), self._segments[-1])
-            spare = self._spare
-        spare.make_ready(self._ready_bytes)
+            spare = self._create(self._next_capacity(0), self._segments[-1])
+            spare.make_ready(READY_BYTES)
+            self._spare = spare
 
     def _next_capacity(self, payload_size: int) -> int:
         full = self._segments[-1].capacity * GROWTH if self._segments else FIRST_SEGMENT_BYTES
@@ -320,6 +315,8 @@ class Wal(WalCore):
         self._segments.append(info)
         self.active = writer
         self.soft_limit = soft_limit
+        if self._prefaulter is not None:
+            writer.keep_ahead(self._prefaulter)
 
     def _go_on(self, last: SegmentInfo) -> None:
         """Append to the segment that a former process appended to."""
@@ -327,6 +324,8 @@ class Wal(WalCore):
         writer.resume(last.end)
         self.soft_limit = self._soft_limit(writer)
         self.active = writer
+        if self._prefaulter is not None:
+            writer.keep_ahead(self._prefaulter)
 
     def _check_usable(self) -> None:
         if self._closed:
@@ -378,6 +377,8 @@ class Wal(WalCore):
             active.file.sync()
         active.synced = through[1]
         active.unprotect()
+        if self._prefaulter is not None:
+            self._prefaulter.synced()
         with self._lock:
             for writer in older:
                 self._unsynced.remove(writer)
@@ -475,7 +476,7 @@ class Wal(WalCore):
         finally:
             self._closed = True
             self._turn.settle()
-            with self._lock:
+            with self._making, self._lock:
                 self.soft_limit = 0
                 writers = [*self._unsynced, *([self.active] if self.active is not None else [])]
                 if self._spare is not None:
@@ -493,6 +494,7 @@ class ReadOnlyWal(Wal):
     def __init__(self, files: Files, directory: str) -> None:
         # Not Wal.__init__: that one makes a segment to append to. Appends and syncs meet `failure` first.
         self._files = files
+        self._making = threading.RLock()
         self._lock = threading.RLock()
         self._closed = False
         self._segments = recover(files, directory).segments if files.exists(directory) else []

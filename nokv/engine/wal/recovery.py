@@ -106,7 +106,10 @@ def _read_info(number: int, path: str, data: Buffer) -> SegmentInfo | None:
     if state != "record" and reader.state() != "record":  # else a writer has just written it
         expected, found = reader.checksums()
         raise Corruption("segment header is damaged", path=path, offset=0, expected=expected, found=found)
-    ((_, record_type, payload),) = reader.records(None, 1, 1)
+    records = reader.records(None, 1, 1)
+    if not records:  # freed and zeroed by its writer meanwhile
+        return None
+    ((_, record_type, payload),) = records
     if record_type != TYPE_SEGMENT:
         raise Corruption(
             "first record is no segment header", path=path, offset=0, expected=TYPE_SEGMENT, found=record_type
@@ -205,7 +208,10 @@ def _read_link(info: SegmentInfo, data: Buffer, previous: int) -> int | None:
     reader = SegmentReader(data, info.number, DATA_START)
     if reader.state() != "record":
         return None
-    ((_, record_type, payload),) = reader.records(None, DATA_START + 1, 1)
+    records = reader.records(None, DATA_START + 1, 1)
+    if not records:  # freed and zeroed by its writer meanwhile
+        return None
+    ((_, record_type, payload),) = records
     if record_type != TYPE_LINK or len(payload) != _LINK.size:
         raise Corruption("a segment does not begin with a link", path=info.path, offset=DATA_START, found=record_type)
     number, end = _LINK.unpack(payload)

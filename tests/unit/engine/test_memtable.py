@@ -199,10 +199,6 @@ def test_a_pool_keeps_no_more_than_its_limit() -> None:
     assert pool.stats()["free_bytes"] == 2 * ARENA_CHUNK_BYTES
     pool.trim()
     assert pool.stats()["free_bytes"] == 0
-    pool.prepare(1)
-    assert pool.stats()["free_bytes"] == ARENA_CHUNK_BYTES
-    pool.prepare(9)
-    assert pool.stats()["free_bytes"] == 2 * ARENA_CHUNK_BYTES
     kept = MemTable(1, 1024, pool)
     kept.insert(1, PUT, b"k", b"v")
     pool.close()
@@ -211,10 +207,39 @@ def test_a_pool_keeps_no_more_than_its_limit() -> None:
     assert kept.find(b"k", 1) == (PUT, b"v")
 
 
+def test_chunks_are_ready_before_a_memtable_asks_for_them() -> None:
+    chunk = ARENA_CHUNK_BYTES
+    pool = ArenaPool(10 * chunk, 8 * chunk)
+    table = MemTable(1, 1024, pool)
+    pool.prepare()
+    assert pool.stats()["free_bytes"] == 0  # nothing for a small one
+    sequence, seen = 0, set()
+    while table.allocated_bytes < 8 * chunk:
+        sequence += 1
+        table.insert(sequence, PUT, b"%016d" % sequence, b"v" * 1_000)
+        if sequence % 300 == 0:
+            pool.prepare()
+            missing = 8 * chunk - table.allocated_bytes
+            assert pool.stats()["free_bytes"] <= max(0, missing) + 2 * chunk  # never much more than it will take
+            seen.add(pool.stats()["free_bytes"] // chunk)
+    assert min(seen) == 0 and max(seen) == 3 and len(seen) > 2  # three at most, fewer towards the end
+    slots = MemTable(1, chunk // 8, pool)  # its hash index may be one of them: then it is zeros
+    assert slots.find(b"k", 1) is None
+    del slots
+    assert [table.find(b"%016d" % n, sequence) for n in (1, sequence, sequence + 1)] == [
+        (PUT, b"v" * 1_000),
+        (PUT, b"v" * 1_000),
+        None,
+    ]
+    pool.trim()
+    assert pool.stats()["free_bytes"] == 0
+
+
 def test_a_used_hash_index_begins_empty() -> None:
-    pool = ArenaPool(8 * ARENA_CHUNK_BYTES)
+    pool = ArenaPool(8 * ARENA_CHUNK_BYTES, 16 * ARENA_CHUNK_BYTES)
     slots = ARENA_CHUNK_BYTES // 8
     for _ in range(3):
+        pool.prepare()
         table = MemTable(1, slots, pool)
         for sequence in range(1, 30_001):
             table.insert(sequence, PUT, b"%016d" % sequence, b"v" * 100)
