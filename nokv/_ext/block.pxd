@@ -1,11 +1,13 @@
 """What an open table is to those who read it, and its data blocks: checked as a whole when they are read, and expanded.
 
-An expanded block is a CachedBlock, then the entries one after the other, each at a multiple of eight, then `count` places:
+An expanded block is a CachedBlock, the head of each sixteenth entry, the groups of sixteen (the last one has what is left), then the
+entries one after the other, each at a multiple of eight:
 
+    head  = four bytes of the key behind what all keys of the block begin with, as a number that sorts like them
+    group = the heads of its entries (4 each) | where each of these entries begins (4), from the start of the CachedBlock
     entry = key size (4; the highest bit: LONG_VALUE) | value size (4) | internal key | value, or its address (8)
-    place = head (4): four bytes of the key behind what all keys of the block begin with, as a number that sorts like them
-            | where the entry begins (4), from the start of the CachedBlock
 
+So a search looks at the block's first cache lines, which are asked for together, at one group, and at the entry.
 Nothing in it is checked again. Functions that may have to decode a zstd block take the GIL for the time of the decoding: never
 call them while holding a lock that a GIL holder may wait for.
 """
@@ -77,10 +79,6 @@ cdef struct Entry:
     uint32_t key_size
     uint32_t value_size
 
-cdef struct Place:
-    uint32_t head
-    uint32_t at
-
 cdef struct BlockRoom:                  # memory for blocks read one after the other
     uint8_t* raw
     size_t raw_room
@@ -89,6 +87,7 @@ cdef struct BlockRoom:                  # memory for blocks read one after the o
     size_t spare                        # how many 1/16 more to ask for
 
 cdef enum:
+    GROUP = 16
     ENTRY_ALIGN = 8
     LONG_VALUE_SIZE = 32 << 10          # of a plain block: from here on the value stays in the file
     EXPANDED_KEYS_MAX = 64 << 20        # a block whose keys take more is refused: such are never written
@@ -119,14 +118,32 @@ cdef inline Slice entry_value(const uint8_t* entry) noexcept nogil:
         memcpy(&value.data, value.data, sizeof(void*))
     return value
 
-cdef inline const Place* block_places(const CachedBlock* block) noexcept nogil:
-    return <const Place*>(<const uint8_t*>block + block.end)
+cdef inline size_t places_size(uint64_t count) noexcept nogil:
+    """Bytes of the heads and groups of so many entries."""
+    return <size_t>(4 * ((count + GROUP - 1) // GROUP + 2 * count) + ENTRY_ALIGN - 1) & ~<size_t>(ENTRY_ALIGN - 1)
+
+cdef inline uint32_t* block_samples(const CachedBlock* block) noexcept nogil:
+    """The head of each sixteenth entry."""
+    return <uint32_t*>(<uint8_t*>block + sizeof(CachedBlock))
+
+cdef inline uint32_t* block_group(const CachedBlock* block, uint32_t ordinal) noexcept nogil:
+    """The heads of the group of an entry, then where its entries begin."""
+    return block_samples(block) + (block.count + GROUP - 1) // GROUP + 2 * <size_t>(ordinal & ~<uint32_t>(GROUP - 1))
+
+cdef inline uint32_t group_size(const CachedBlock* block, uint32_t ordinal) noexcept nogil:
+    return min(<uint32_t>GROUP, block.count - (ordinal & ~<uint32_t>(GROUP - 1)))
+
+cdef inline uint32_t* head_place(const CachedBlock* block, uint32_t ordinal) noexcept nogil:
+    return block_group(block, ordinal) + (ordinal & (GROUP - 1))
+
+cdef inline uint32_t* entry_place(const CachedBlock* block, uint32_t ordinal) noexcept nogil:
+    return head_place(block, ordinal) + group_size(block, ordinal)
 
 cdef inline const uint8_t* block_entry(const CachedBlock* block, uint32_t ordinal) noexcept nogil:
-    return <const uint8_t*>block + block_places(block)[ordinal].at
+    return <const uint8_t*>block + entry_place(block, ordinal)[0]
 
 cdef inline const uint8_t* first_entry(const CachedBlock* block) noexcept nogil:
-    return <const uint8_t*>block + sizeof(CachedBlock)
+    return <const uint8_t*>block + sizeof(CachedBlock) + places_size(block.count)
 
 cdef inline int damage(TableData* t, uint64_t offset, const char* reason) noexcept nogil:
     """The first damage found is what `Table.raise_status` reports."""
@@ -140,6 +157,10 @@ cdef inline bint checksum_holds(const uint8_t* payload, uint64_t stored_size) no
 
 # 0 .. count: the first entry that is not below prefix || trailer.
 cdef uint32_t find_in_block(const CachedBlock* block, const uint8_t* prefix, size_t size, const uint8_t* trailer) noexcept nogil
+
+# Ask for what find_in_block looks at: first a group, when that is there the entry and what follows it.
+cdef void ask_for_group(const CachedBlock* block, const uint8_t* prefix, size_t size) noexcept nogil
+cdef void ask_for_entry(const CachedBlock* block, const uint8_t* prefix, size_t size) noexcept nogil
 
 # A block into `room`, which is made larger if it must be. CursorStatus.
 cdef int read_block(TableData* t, uint32_t i, BlockRoom* room) noexcept nogil

@@ -15,7 +15,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
-from nokv._ext.blockcache cimport CachedBlock, cache_add
+from nokv._ext.blockcache cimport PREFIX_KEPT, CachedBlock, cache_add, nokv_ask_for
 from nokv._ext.codec cimport Reader, get_fixed32, left, read_varint, reader, take
 from nokv._ext.cursor cimport (
     CURSOR_CORRUPT,
@@ -30,6 +30,10 @@ from nokv._ext.cursor cimport (
     read_trailer,
 )
 from nokv._ext.lz4 cimport lz4_decompress
+
+
+cdef enum:
+    ENTRY_LINES = 8                     # cache lines: what is read on from there comes by itself
 
 
 cdef list idle_decompressors = []       # one is not safe for two threads; list pop and append are atomic
@@ -197,7 +201,7 @@ cdef int expand(TableData* t, uint64_t offset, const uint8_t* raw, size_t raw_si
         count += 1
     if restart != restart_count or count == 0:
         return damage(t, offset, "the restart points do not fit the entries")
-    size += <uint64_t>count * sizeof(Place)
+    size += places_size(count)
     if keys > EXPANDED_KEYS_MAX or size > <uint64_t>0x7FFFFFFF:
         return damage(t, offset, "the keys of a data block take more than the limit")
     if not make_room(<void**>&room.block, &room.block_room, <size_t>size, room.spare):
@@ -205,7 +209,7 @@ cdef int expand(TableData* t, uint64_t offset, const uint8_t* raw, size_t raw_si
     memset(room.block, 0, sizeof(CachedBlock))
     room.block.size = size
     room.block.count = count
-    room.block.end = <uint32_t>(size - <uint64_t>count * sizeof(Place))
+    room.block.end = <uint32_t>size
     wrong = write_entries(t, raw, entries_end, in_place, room.block)
     if wrong != NULL:
         return damage(t, offset, wrong)
@@ -216,8 +220,7 @@ cdef int expand(TableData* t, uint64_t offset, const uint8_t* raw, size_t raw_si
 cdef const char* write_entries(TableData* t, const uint8_t* raw, size_t entries_end, bint in_place, CachedBlock* block) noexcept nogil:
     cdef Reader r = reader(raw, entries_end)
     cdef RawEntry entry
-    cdef Place* places = <Place*>block_places(block)
-    cdef uint8_t* out = <uint8_t*>block + sizeof(CachedBlock)
+    cdef uint8_t* out = <uint8_t*>first_entry(block)
     cdef const uint8_t* end = <const uint8_t*>block + block.end
     cdef uint8_t* key
     cdef Slice last, current
@@ -233,7 +236,7 @@ cdef const char* write_entries(TableData* t, const uint8_t* raw, size_t entries_
         size = expanded_size(&entry, in_place)
         if size > <size_t>(end - out):
             return "a data block changed while it was read"
-        places[i].at = <uint32_t>(out - <uint8_t*>block)
+        entry_place(block, i)[0] = <uint32_t>(out - <uint8_t*>block)
         key = out + sizeof(Entry)
         if entry.shared:
             memcpy(key, last.data, entry.shared)
@@ -271,52 +274,100 @@ cdef inline uint32_t head_of(const uint8_t* key, size_t size) noexcept nogil:
 
 
 cdef void write_heads(CachedBlock* block) noexcept nogil:
-    cdef Place* places = <Place*>block_places(block)
     cdef Slice first = entry_key(block_entry(block, 0))
     cdef Slice key = entry_key(block_entry(block, block.count - 1))
     cdef size_t common = 0
     cdef size_t most = min(first.size, key.size) - TRAILER_SIZE
-    cdef uint32_t i
+    cdef uint32_t i, head
     while common < most and first.data[common] == key.data[common]:
         common += 1                     # the keys are in order: what the first and the last share, all share
     block.common = <uint32_t>common
+    memcpy(block.prefix, first.data, min(common, <size_t>PREFIX_KEPT))
     for i in range(block.count):
-        key = entry_key(<const uint8_t*>block + places[i].at)
-        places[i].head = head_of(key.data + common, key.size - TRAILER_SIZE - common)
+        key = entry_key(block_entry(block, i))
+        head = head_of(key.data + common, key.size - TRAILER_SIZE - common)
+        head_place(block, i)[0] = head
+        if i % GROUP == 0:
+            block_samples(block)[i // GROUP] = head
 
 
 # -- searching --------------------------------------------------------------------------------------------------------
+cdef inline uint32_t groups_below(const CachedBlock* block, uint32_t head) noexcept nogil:
+    """How many groups begin with a head below `head`: the first head that is not is in the last of them, or begins the next."""
+    cdef const uint32_t* samples = block_samples(block)
+    cdef uint32_t low = 0, high = (block.count + GROUP - 1) // GROUP, middle
+    while low < high:
+        middle = low + (high - low) // 2
+        if samples[middle] < head:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef inline uint32_t first_head(const CachedBlock* block, uint32_t head) noexcept nogil:
+    """0 .. count: the first entry whose head is not below `head`."""
+    cdef uint32_t low = groups_below(block, head), i, below = 0
+    cdef const uint32_t* heads
+    if low == 0:
+        return 0
+    low = (low - 1) * GROUP
+    heads = block_group(block, low)
+    for i in range(group_size(block, low)):
+        below += heads[i] < head
+    return low + below
+
+
+cdef void ask_for_group(const CachedBlock* block, const uint8_t* prefix, size_t size) noexcept nogil:
+    cdef uint32_t low
+    cdef const uint8_t* group
+    if size > block.common:
+        low = groups_below(block, head_of(prefix + block.common, size - block.common))
+        group = <const uint8_t*>block_group(block, low * GROUP - GROUP if low else 0)
+        nokv_ask_for(group)
+        nokv_ask_for(group + 64)
+
+
+cdef void ask_for_entry(const CachedBlock* block, const uint8_t* prefix, size_t size) noexcept nogil:
+    cdef uint32_t low, line
+    cdef const uint8_t* entry
+    if size > block.common:
+        low = first_head(block, head_of(prefix + block.common, size - block.common))
+        entry = block_entry(block, min(low, block.count - 1))
+        for line in range(ENTRY_LINES):
+            nokv_ask_for(entry + 64 * line)
+
+
 cdef uint32_t find_in_block(const CachedBlock* block, const uint8_t* prefix, size_t size, const uint8_t* trailer) noexcept nogil:
-    cdef const Place* places = block_places(block)
-    cdef uint32_t low = 0, high = block.count, middle, head
+    cdef uint32_t low, high, middle, head
     cdef size_t common = block.common
+    cdef size_t compared = min(size, common)
+    cdef const uint8_t* start = &block.prefix[0]
     cdef Slice key
-    cdef int order = memcmp(prefix, first_entry(block) + sizeof(Entry), size if size < common else common)
+    cdef int order
+    if compared > PREFIX_KEPT:
+        start = first_entry(block) + sizeof(Entry)
+    order = memcmp(prefix, start, compared)
     if order != 0:
         return 0 if order < 0 else block.count
     if size < common:
         return 0
     head = head_of(prefix + common, size - common)
-    while low < high:
-        middle = low + (high - low) // 2
-        if places[middle].head < head:
-            low = middle + 1
-        else:
-            high = middle
-    if low == block.count or places[low].head > head:
+    low = first_head(block, head)
+    if low == block.count or head_place(block, low)[0] > head:
         return low
     high = low + 1
-    if high < block.count and places[high].head == head:
+    if high < block.count and head_place(block, high)[0] == head:
         high = block.count
         middle = low
         while middle + 1 < high:        # high: the first with a greater head
-            if places[middle + (high - middle) // 2].head > head:
+            if head_place(block, middle + (high - middle) // 2)[0] > head:
                 high = middle + (high - middle) // 2
             else:
                 middle += (high - middle) // 2
     while low < high:
         middle = low + (high - low) // 2
-        key = entry_key(<const uint8_t*>block + places[middle].at)
+        key = entry_key(block_entry(block, middle))
         order = compare_bytes(key.data, key.size - TRAILER_SIZE, prefix, size)
         if order == 0:
             order = memcmp(key.data + key.size - TRAILER_SIZE, trailer, TRAILER_SIZE)

@@ -16,15 +16,19 @@ cdef extern from *:
     void nokv_assert_gil() noexcept nogil
     void nokv_ask_for(const void* p) noexcept nogil
 
-cdef struct CachedBlock:                # entries and places follow it (see block.pxd)
+cdef enum:
+    PREFIX_KEPT = 16
+
+cdef struct CachedBlock:                # places and entries follow it (see block.pxd); one cache line
     Home* home                          # where its table keeps it: NULL if it is not, or no longer, in the cache
     CachedBlock* newer
     CachedBlock* older
     uint64_t size                       # bytes of all of it
     uint32_t references                 # the cache itself counts as one
     uint32_t count                      # of entries
-    uint32_t end                        # where the entries end and the places begin, from the start of this struct
+    uint32_t end                        # where the entries end, from the start of this struct
     uint32_t common                     # bytes that all its keys begin with
+    uint8_t[PREFIX_KEPT] prefix         # the first ones of them
 
 cdef struct Home:                       # of a block of a table
     CachedBlock* block                  # NULL: not in the cache

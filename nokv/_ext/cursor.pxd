@@ -53,6 +53,9 @@ cdef enum:
     EXPIRY_SIZE = 8
     TRAILER_SIZE = 8
 
+cdef enum:
+    ASK_STEPS = 4
+
 cdef enum CursorStatus:
     CURSOR_OK = 0
     CURSOR_CORRUPT = -1
@@ -79,6 +82,9 @@ cdef struct CursorOps:
     void (*prev)(Cursor* self) noexcept nogil                           # only if valid
     void (*rest)(Cursor* self) noexcept nogil                           # let go of what it has loaded; the next move is a seek
     void (*destroy)(Cursor* self) noexcept nogil                        # frees impl and the Cursor itself
+    # May be NULL. Asks for memory that a seek of internal_key looks at: ASK_STEPS calls, each of which looks at what the one before it
+    # asked for; then comes that seek. So the cache misses of several cursors overlap. The GIL is held throughout.
+    void (*ask)(Cursor* self, Slice internal_key, int step) noexcept nogil
     # May be NULL. No entry with low <= family || user key < high had a greater sequence when the cursor was made.
     uint64_t (*newest)(Cursor* self, Slice low, Slice high) noexcept nogil
 

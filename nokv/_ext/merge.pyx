@@ -10,6 +10,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy
 
 from nokv._ext.cursor cimport (
+    ASK_STEPS,
     CURSOR_CORRUPT,
     CURSOR_NO_MEMORY,
     CURSOR_OK,
@@ -174,8 +175,12 @@ cdef void merge_seek_last(Cursor* self) noexcept nogil:
 
 cdef void merge_seek(Cursor* self, Slice internal_key) noexcept nogil:
     cdef MergeCursor* m = <MergeCursor*>self.impl
-    cdef int i
+    cdef int i, step
     m.backward = False
+    for step in range(ASK_STEPS):
+        for i in range(m.count):
+            if m.children[i].ops.ask != NULL:
+                m.children[i].ops.ask(m.children[i], internal_key, step)
     for i in range(m.count):
         m.children[i].ops.seek(m.children[i], internal_key)
     rebuild(m)

@@ -122,7 +122,7 @@ cdef void index_block(TableData* t, uint32_t number, const CachedBlock* block) n
         key.size -= TRAILER_SIZE
         if (key.size != last.size or memcmp(last.data, key.data, key.size) != 0) if i \
                 else not goes_on(t, number, key.data, key.size):
-            at = <uint32_t>(entry - first_entry(block)) // ENTRY_ALIGN
+            at = <uint32_t>(entry - <const uint8_t*>block) // ENTRY_ALIGN
             if t.slots_free == 0 or at >> t.offset_bits:
                 return
             t.slots_free -= 1
@@ -157,7 +157,7 @@ cdef int search_index(TableData* t, const uint8_t* prefix, size_t size, uint64_t
         if (t.slots[slot] & ~mask) == tag:
             position = (t.slots[slot] & mask) - 1
             number = position >> t.offset_bits
-            at = sizeof(CachedBlock) + ENTRY_ALIGN * <size_t>(position & ((<uint32_t>1 << t.offset_bits) - 1))
+            at = ENTRY_ALIGN * <size_t>(position & ((<uint32_t>1 << t.offset_bits) - 1))
             status = cached_block(t, number, pin)
             if status != CURSOR_OK:
                 return status
@@ -260,7 +260,7 @@ cdef void hint_entry(Hint* hint) noexcept nogil:
     home = &t.homes[position >> t.offset_bits]
     if home.block == NULL:
         return
-    entry = first_entry(home.block) + ENTRY_ALIGN * <size_t>(position & ((<uint32_t>1 << t.offset_bits) - 1))
+    entry = <const uint8_t*>home.block + ENTRY_ALIGN * <size_t>(position & ((<uint32_t>1 << t.offset_bits) - 1))
     nokv_ask_for(entry)
     nokv_ask_for(entry + 64)
     nokv_ask_for(entry + 128)

@@ -15,6 +15,8 @@ cdef struct TableCursor:
     const uint8_t* entry
     const uint8_t* end
     bint cached
+    bint asked                          # `asked_number` is what find_block says for the seek to come
+    uint32_t asked_number
     BlockRoom room                      # if not cached: where `block` is
 
 # NULL: no memory. `cached`: the blocks come from the cache and go there, and whoever uses the cursor holds the GIL. Else it may be

@@ -7,6 +7,8 @@ from libc.string cimport memcmp, memset
 
 from nokv._ext.block cimport (
     TableData,
+    ask_for_entry,
+    ask_for_group,
     block_entry,
     cached_block,
     damage,
@@ -18,9 +20,9 @@ from nokv._ext.block cimport (
     free_room,
     read_block,
 )
-from nokv._ext.blockcache cimport CachedBlock, hold_block, nokv_ask_for, release_block
+from nokv._ext.blockcache cimport CachedBlock, Home, hold_block, nokv_ask_for, release_block
 from nokv._ext.cursor cimport CURSOR_OK, Cursor, CursorOps, Slice, TRAILER_SIZE, compare_bytes
-from nokv._ext.tableparts cimport PART_INDEX, need
+from nokv._ext.tableparts cimport PART_INDEX, need, nokv_parts
 
 
 cdef void fail(TableCursor* tc, int status) noexcept nogil:
@@ -38,6 +40,15 @@ cdef inline void unload(TableCursor* tc) noexcept nogil:
     tc.block = NULL
 
 
+cdef inline void ask_for_block(const Home* home) noexcept nogil:
+    """What a search in it looks at first."""
+    cdef const uint8_t* block = <const uint8_t*>home.block
+    if block != NULL:
+        nokv_ask_for(block)
+        nokv_ask_for(block + 64)
+        nokv_ask_for(block + 128)
+
+
 cdef bint enter_block(TableCursor* tc, uint32_t number) noexcept nogil:
     cdef TableData* t = tc.table
     cdef CachedBlock* block = NULL
@@ -47,12 +58,12 @@ cdef bint enter_block(TableCursor* tc, uint32_t number) noexcept nogil:
     unload(tc)
     tc.number = number
     if tc.cached:
+        ask_for_block(&t.homes[number])
         status = cached_block(t, number, &block)
         if status == CURSOR_OK:
             hold_block(block)
-            if number + 1 < t.blocks and t.homes[number + 1].block != NULL:     # where a scan goes on
-                nokv_ask_for(t.homes[number + 1].block)
-                nokv_ask_for(<const uint8_t*>t.homes[number + 1].block + 64)
+            if number + 1 < t.blocks:
+                ask_for_block(&t.homes[number + 1])     # where a scan goes on
     else:
         status = read_block(t, number, &tc.room)
         block = tc.room.block
@@ -161,13 +172,36 @@ cdef void table_seek(Cursor* self, Slice internal_key) noexcept nogil:
     self.valid = False
     if not ready(tc):
         return
-    number = find_block(tc.table, internal_key.data, size, trailer)
+    number = tc.asked_number if tc.asked else find_block(tc.table, internal_key.data, size, trailer)
+    tc.asked = False
     while number < tc.table.blocks and enter_block(tc, number):
         ordinal = find_in_block(tc.block, internal_key.data, size, trailer)
         if ordinal < tc.block.count:
             show(tc, ordinal, block_entry(tc.block, ordinal))
             return
         number += 1                     # the key lies between the block's last one and the block's key in the index
+
+
+cdef void table_ask(Cursor* self, Slice internal_key, int step) noexcept nogil:
+    cdef TableCursor* tc = <TableCursor*>self.impl
+    cdef TableData* t = tc.table
+    cdef size_t size = internal_key.size - TRAILER_SIZE
+    cdef const uint8_t* trailer = internal_key.data + size
+    if step == 0:
+        tc.asked = tc.cached and nokv_parts(&t.parts) & PART_INDEX
+        if tc.asked:
+            tc.asked_number = find_block(t, internal_key.data, size, trailer)
+            nokv_ask_for(&t.homes[min(tc.asked_number, t.blocks - 1)])
+        return
+    if not tc.asked or tc.asked_number == t.blocks or t.homes[tc.asked_number].block == NULL:
+        return
+    if step == 1:
+        ask_for_block(&t.homes[tc.asked_number])
+    elif step == 2:
+        if enter_block(tc, tc.asked_number):
+            ask_for_group(tc.block, internal_key.data, size)
+    elif tc.block != NULL and tc.number == tc.asked_number:
+        ask_for_entry(tc.block, internal_key.data, size)
 
 
 cdef void table_next(Cursor* self) noexcept nogil:
@@ -209,6 +243,7 @@ cdef uint64_t table_newest(Cursor* self, Slice low, Slice high) noexcept nogil:
 
 cdef CursorOps TABLE_OPS
 TABLE_OPS.newest = table_newest
+TABLE_OPS.ask = table_ask
 TABLE_OPS.seek_first = table_seek_first
 TABLE_OPS.seek_last = table_seek_last
 TABLE_OPS.seek = table_seek
@@ -233,6 +268,7 @@ cdef Cursor* table_cursor(TableData* t, bint cached) noexcept nogil:
 cdef void table_cursor_reset(Cursor* c, TableData* t) noexcept nogil:
     cdef TableCursor* tc = <TableCursor*>c.impl
     c.valid = False
+    tc.asked = False
     if tc.table != t:
         unload(tc)
         tc.table = t

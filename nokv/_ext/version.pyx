@@ -38,6 +38,7 @@ cdef struct LevelCursor:
     TableData** tables
     int count
     int at
+    bint asked
     Cursor* inner
 
 
@@ -93,13 +94,29 @@ cdef void level_seek_last(Cursor* self) noexcept nogil:
 
 cdef void level_seek(Cursor* self, Slice internal_key) noexcept nogil:
     cdef LevelCursor* lc = <LevelCursor*>self.impl
-    cdef int at = find_table(lc.tables, lc.count, internal_key.data, internal_key.size - TRAILER_SIZE)
-    if at == lc.count:
-        self.valid = False
-        return
-    open_at(lc, at)
+    cdef int at
+    if lc.asked:                        # it is open
+        lc.asked = False
+    else:
+        at = find_table(lc.tables, lc.count, internal_key.data, internal_key.size - TRAILER_SIZE)
+        if at == lc.count:
+            self.valid = False
+            return
+        open_at(lc, at)
     lc.inner.ops.seek(lc.inner, internal_key)
     settle(lc, 1)
+
+
+cdef void level_ask(Cursor* self, Slice internal_key, int step) noexcept nogil:
+    cdef LevelCursor* lc = <LevelCursor*>self.impl
+    cdef int at
+    if step == 0:
+        at = find_table(lc.tables, lc.count, internal_key.data, internal_key.size - TRAILER_SIZE)
+        if at < lc.count:
+            open_at(lc, at)
+        lc.asked = at < lc.count
+    if lc.asked:
+        lc.inner.ops.ask(lc.inner, internal_key, step)
 
 
 cdef void level_next(Cursor* self) noexcept nogil:
@@ -139,6 +156,7 @@ cdef uint64_t level_newest(Cursor* self, Slice low, Slice high) noexcept nogil:
 
 cdef CursorOps LEVEL_OPS
 LEVEL_OPS.newest = level_newest
+LEVEL_OPS.ask = level_ask
 LEVEL_OPS.seek_first = level_seek_first
 LEVEL_OPS.seek_last = level_seek_last
 LEVEL_OPS.seek = level_seek
