@@ -51,6 +51,7 @@ from nokv._ext.skiplist cimport (
     PIECES_MAX,
     Entry,
     Node,
+    Order,
     SortItem,
     Table,
     entry_older,
@@ -67,6 +68,7 @@ from nokv._ext.skiplist cimport (
     nokv_prefetch,
     nokv_store_release,
     pthread_mutex_t,
+    renew_order,
     settle_nodes,
     sort_nodes,
 )
@@ -303,7 +305,13 @@ cdef class MemTable:
     def __dealloc__(self):
         cdef Chunk* chunk = self.t.chunks
         cdef Chunk* following
+        cdef Order* order = self.t.order
+        cdef Order* older
         cdef int i
+        while order != NULL:
+            older = order.older
+            free(order)
+            order = older
         for i in range(self.t.piece_count):
             ranges_release(self.t.pieces[i])
         while chunk != NULL:
@@ -465,11 +473,13 @@ cdef class MemTable:
         """Bring every key that was added before this call into order: a cursor sees no other."""
         cdef Table* t = &self.t
         cdef Node* latest
-        cdef uint64_t count
+        cdef uint64_t count, linked
         cdef SortItem few[2 * 16]
         cdef SortItem* items = few
         self.wait_settled()
+        linked = t.nodes
         if t.pending == NULL:
+            renew_order(t, linked)
             return 0
         latest = t.pending
         count = t.pending_count
@@ -481,11 +491,13 @@ cdef class MemTable:
         t.pending_count = 0
         if count <= SETTLE_HELD_MAX:
             settle_nodes(t, latest, count, items)
+            renew_order(t, linked)
         else:
             nokv_store_flag(&t.settling, 1)
             pthread_mutex_lock(&t.settled)
             with nogil:
                 settle_nodes(t, latest, count, items)
+                renew_order(t, linked)
                 nokv_store_flag(&t.settling, 0)
                 pthread_mutex_unlock(&t.settled)
         if items != few:
@@ -599,7 +611,11 @@ cdef class MemTable:
     @property
     def allocated_bytes(self):
         cdef uint64_t total = self.t.allocated + self.t.slot_count * 8
+        cdef const Order* order = self.t.order
         cdef int i
+        while order != NULL:
+            total += order.size
+            order = order.older
         for i in range(self.t.piece_count):
             total += self.t.pieces[i].size
         return total

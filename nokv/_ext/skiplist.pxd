@@ -41,10 +41,25 @@ cdef struct Node:                   # one user key; `height` next pointers lie b
     Node* previous                  # in key order; while it is pending: the node that came before it
     Entry first                     # the oldest version, until one that needs more room takes its place
 
+cdef enum:
+    ORDER_LEVEL = 2                 # nodes that stand at this level: one in sixteen
+    ORDER_PREFIX = 64
+
+cdef struct Order:                  # some of the linked nodes, in order, `count` heads and then their nodes: where a search begins
+    Order* older                    # kept as long as the table: somebody may look at it without a lock
+    uint64_t size                   # bytes of all of it
+    uint64_t made                   # of so many linked nodes
+    uint64_t count
+    uint64_t* heads                 # eight bytes of each key, behind what all of them have in common, as a big-endian number
+    Node** nodes
+    size_t common
+    uint8_t[ORDER_PREFIX] prefix    # what they have in common
+
 cdef struct Table:                  # everything a cursor needs, without a Python object
     Node* head
     Node* tails[12]                 # last node of each level: ascending keys are appended without a search
     int height
+    Order* order                    # or NULL
     uint64_t dice
     uint64_t* slots                 # open addressing: 16 bits of hash, 48 bits of Node*
     uint64_t slot_count             # a power of two
@@ -123,6 +138,8 @@ cdef inline void link_node(Table* t, Node* node, Node** before) noexcept nogil:
     if after != NULL:
         nokv_store_release(<void**>&after.previous, <void*>node)
 
+# For whoever links, when `linked` nodes are: a new order, if it is time for one and there is memory for it.
+cdef void renew_order(Table* t, uint64_t linked) noexcept nogil
 cdef void settle_nodes(Table* t, Node* latest, uint64_t count, SortItem* items) noexcept nogil
 cdef SortItem* sort_nodes(Node* latest, uint64_t count, SortItem* items) noexcept nogil
 cdef Cursor* new_cursor(Table* t) noexcept nogil

@@ -5,7 +5,7 @@ whoever links is alone in it; cursors need no lock (a node is complete before th
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, realloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from nokv._ext.cursor cimport (
@@ -21,28 +21,135 @@ from nokv._ext.cursor cimport (
 
 cdef enum:
     RADIX_MIN = 512                 # so many keys are sorted by their heads, byte by byte
+    ORDER_STEPS_MAX = 8
+    ORDER_MIN = 256                 # keys: a search among fewer is short
     AHEAD = 6                       # nodes that a flush asks for before it needs them
 
 
 # -- search -----------------------------------------------------------------------------------------------------------
+cdef struct Search:
+    Node* node                      # the last one known to be smaller than the key
+    Node* after                     # its successor, at the level that was walked last
+    Node* known                     # compared already, and not smaller
+
+cdef inline uint64_t _head(const uint8_t* key, size_t size, size_t start) noexcept nogil:
+    cdef uint64_t head = 0
+    cdef size_t i
+    if start + 8 <= size:
+        memcpy(&head, key + start, 8)
+        return nokv_big_endian(head)
+    for i in range(start, start + 8):
+        head = (head << 8) | (key[i] if i < size else 0)
+    return head
+
+cdef uint64_t _count_below(const Order* order, const uint8_t* key, size_t size) noexcept nogil:
+    """How many of its nodes are smaller than the key."""
+    cdef uint64_t low = 0, high = order.count, middle, head
+    cdef int difference = memcmp(key, order.prefix, min(size, order.common))
+    if difference != 0 or size < order.common:
+        return order.count if difference > 0 else 0
+    head = _head(key, size, order.common)
+    while low < high:
+        middle = low + (high - low) // 2
+        if order.heads[middle] < head:
+            low = middle + 1
+        else:
+            high = middle
+    if low == order.count or order.heads[low] != head:
+        return low
+    high = order.count
+    middle = low
+    while middle < high:            # up to the first greater head
+        if order.heads[middle + (high - middle) // 2] <= head:
+            middle += (high - middle) // 2 + 1
+        else:
+            high = middle + (high - middle) // 2
+    while low < high:
+        middle = low + (high - low) // 2
+        if compare_bytes(node_key(order.nodes[middle]), node_key_size(order.nodes[middle]), key, size) < 0:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+cdef inline void _begin_in_order(Table* t, Search* s, const Order* order, const uint8_t* key, size_t size) noexcept nogil:
+    cdef uint64_t below = _count_below(order, key, size)
+    s.node = order.nodes[below - 1] if below else t.head
+    s.known = order.nodes[below] if below < order.count else NULL
+    s.after = NULL
+
+cdef inline bint _walk_order(Search* s, const uint8_t* key, size_t size) noexcept nogil:
+    """The top level of a search that began in the order. False: too much was linked here since it was made."""
+    cdef int steps
+    s.after = node_next(s.node, ORDER_LEVEL)
+    for steps in range(ORDER_STEPS_MAX):
+        if s.after == NULL or s.after == s.known:
+            return True
+        nokv_prefetch(<uint8_t*>node_next(s.node, ORDER_LEVEL - 1) + sizeof(Node))
+        if compare_bytes(node_key(s.after), node_key_size(s.after), key, size) >= 0:
+            s.known = s.after
+            return True
+        s.node = s.after
+        s.after = node_next(s.node, ORDER_LEVEL)
+    return False
+
+cdef inline void _walk_level(Search* s, const uint8_t* key, size_t size, int level) noexcept nogil:
+    s.after = node_next(s.node, level)
+    while s.after != NULL and s.after != s.known:
+        if level > 0:               # where the search goes if `after` is too far: two cache misses at a time, not one
+            nokv_prefetch(<uint8_t*>node_next(s.node, level - 1) + sizeof(Node))
+        if compare_bytes(node_key(s.after), node_key_size(s.after), key, size) >= 0:
+            s.known = s.after
+            break
+        s.node = s.after
+        s.after = node_next(s.node, level)
+
 cdef Node* _find(Table* t, const uint8_t* key, size_t size) noexcept nogil:
     """First node >= key, or NULL."""
-    cdef Node* node = t.head
-    cdef Node* after = NULL
-    cdef Node* known = NULL         # compared already, and not smaller
-    cdef int level = t.height - 1
-    while level >= 0:
-        after = node_next(node, level)
-        while after != NULL and after != known:
-            if level > 0:               # where the search goes if `after` is too far: two cache misses at a time, not one
-                nokv_prefetch(<uint8_t*>node_next(node, level - 1) + sizeof(Node))
-            if compare_bytes(node_key(after), node_key_size(after), key, size) >= 0:
-                known = after
-                break
-            node = after
-            after = node_next(node, level)
+    cdef Search s
+    cdef const Order* order = <Order*>nokv_load_acquire(<void**>&t.order)
+    cdef int level = ORDER_LEVEL
+    if order != NULL:
+        _begin_in_order(t, &s, order, key, size)
+    if order == NULL or not _walk_order(&s, key, size):
+        level = t.height
+        s.node = t.head
+        s.known = s.after = NULL
+    while level > 0:
         level -= 1
-    return after
+        _walk_level(&s, key, size, level)
+    return s.after
+
+cdef void renew_order(Table* t, uint64_t linked) noexcept nogil:
+    cdef uint64_t count = 0, i
+    cdef Node* node
+    cdef Order* order
+    if linked < ORDER_MIN or (t.order != NULL and linked < t.order.made + t.order.made // 2):
+        return
+    node = node_next(t.head, ORDER_LEVEL)
+    while node != NULL:
+        count += 1
+        node = node_next(node, ORDER_LEVEL)
+    if count == 0:
+        return
+    order = <Order*>malloc(sizeof(Order) + 16 * count)
+    if order == NULL:
+        return
+    order.size = sizeof(Order) + 16 * count
+    order.older = t.order
+    order.made = linked
+    order.count = count
+    order.heads = <uint64_t*>(<uint8_t*>order + sizeof(Order))
+    order.nodes = <Node**>(order.heads + count)
+    node = t.head
+    for i in range(count):
+        node = node_next(node, ORDER_LEVEL)
+        order.nodes[i] = node
+    order.common = _common(order.nodes[0], node, ORDER_PREFIX)
+    memcpy(order.prefix, node_key(node), order.common)
+    for i in range(count):
+        order.heads[i] = _head(node_key(order.nodes[i]), node_key_size(order.nodes[i]), order.common)
+    nokv_store_release(<void**>&t.order, order)
 
 
 # -- order ------------------------------------------------------------------------------------------------------------
@@ -95,16 +202,6 @@ cdef inline bint _sorts_before(SortItem* a, SortItem* b) noexcept nogil:
     if a.head != b.head:
         return a.head < b.head
     return compare_bytes(node_key(a.node), node_key_size(a.node), node_key(b.node), node_key_size(b.node)) < 0
-
-cdef uint64_t _head_of(Node* node, size_t start) noexcept nogil:
-    cdef uint64_t head = 0
-    cdef size_t i, size = node_key_size(node)
-    if start + 8 <= size:
-        memcpy(&head, node_key(node) + start, 8)
-        return nokv_big_endian(head)
-    for i in range(start, start + 8):
-        head = (head << 8) | (node_key(node)[i] if i < size else 0)
-    return head
 
 cdef SortItem* _sort(SortItem* items, SortItem* room, uint64_t count) noexcept nogil:
     """Merge sort, from runs of eight up. The result is in `items` or `room`."""
@@ -217,7 +314,7 @@ cdef SortItem* sort_nodes(Node* latest, uint64_t count, SortItem* items) noexcep
                 common = _common(first, items[i].node, common)
             i = 0
             node = first
-        items[i].head = _head_of(node, common)
+        items[i].head = _head(node_key(node), node_key_size(node), common)
         i += 1
     return _sort_by_head(items, items + count, count) if count >= RADIX_MIN else _sort(items, items + count, count)
 
@@ -235,6 +332,8 @@ cdef struct Walk:
     uint64_t newest                 # sequence in the table when the cursor was made
     uint8_t* key                    # prefix || trailer
     size_t capacity
+    Search search                   # of the seek to come
+    int asked                       # up to which level it was made; -1: not at all
     Node** nodes                    # of a flush: all of them, in order
     uint64_t count
     uint64_t at
@@ -247,6 +346,7 @@ cdef Cursor* new_cursor(Table* t) noexcept nogil:
     w = <Walk*>(<uint8_t*>c + sizeof(Cursor))
     w.table = t
     w.newest = t.largest_sequence
+    w.asked = -1
     c.impl = w
     c.ops = &_ops
     return c
@@ -319,8 +419,9 @@ cdef void _seek(Cursor* c, Slice target) noexcept nogil:
     cdef Walk* w = <Walk*>c.impl
     cdef size_t size = target.size - TRAILER_SIZE
     cdef uint64_t packed = read_trailer(target.data + size)
-    cdef Node* node = _find(w.table, target.data, size)
+    cdef Node* node = w.search.after if w.asked == 0 else _find(w.table, target.data, size)
     cdef Entry* entry
+    w.asked = -1
     if node != NULL and node_key_size(node) == size and memcmp(node_key(node), target.data, size) == 0:
         entry = <Entry*>nokv_load_acquire(<void**>&node.newest)
         while entry != NULL and entry.packed > packed:
@@ -330,6 +431,35 @@ cdef void _seek(Cursor* c, Slice target) noexcept nogil:
             return
         node = node_next(node, 0)
     _stand_newest(c, node)
+
+cdef void _ask(Cursor* c, Slice target, int step) noexcept nogil:
+    """A level a step, from the order."""
+    cdef Walk* w = <Walk*>c.impl
+    cdef Search* s = &w.search
+    cdef size_t size = target.size - TRAILER_SIZE
+    cdef int level = ORDER_LEVEL + 1 - step
+    if step == 0:
+        w.asked = -1
+        if w.table.order != NULL:
+            w.asked = level
+            _begin_in_order(w.table, s, w.table.order, target.data, size)
+            nokv_prefetch(<uint8_t*>s.node - 8 * level)
+            nokv_prefetch(<uint8_t*>s.node + sizeof(Node))
+        return
+    if w.asked != level + 1:
+        return
+    if level == ORDER_LEVEL:
+        if not _walk_order(s, target.data, size):
+            w.asked = -1
+            return
+    else:
+        _walk_level(s, target.data, size, level)
+    w.asked = level
+    if level > 0:
+        s.after = node_next(s.node, level - 1)
+    if s.after != NULL:
+        nokv_prefetch(s.after)
+        nokv_prefetch(<uint8_t*>s.after + 64)
 
 cdef void _move_next(Cursor* c) noexcept nogil:
     cdef Walk* w = <Walk*>c.impl
@@ -421,6 +551,7 @@ cdef uint64_t _newest(Cursor* c, Slice low, Slice high) noexcept nogil:
 
 cdef CursorOps _ops
 _ops.newest = _newest
+_ops.ask = _ask
 _ops.seek_first = _seek_first
 _ops.seek_last = _seek_last
 _ops.seek = _seek

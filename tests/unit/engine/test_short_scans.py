@@ -1,8 +1,10 @@
-"""Seeks and short scans over many tables and memtables against a sorted dict (ENG-17): every way in which a search narrows."""
+"""Seeks and short scans over many tables and memtables against a sorted dict (ENG-17): every way a search narrows."""
 
 from __future__ import annotations
 
 import bisect
+import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nokv
+from nokv._ext.memtable import MemTable
 from nokv.testing.executor import StepExecutor
 from nokv.testing.files import CrashFiles
 
@@ -103,3 +106,53 @@ def test_a_search_in_a_block_of_any_number_of_entries(count: int, equal: bool) -
             for start, at in ((key, i), (key + b"\0", i + 1), (key[:-1], bisect.bisect_left(keys, key[:-1]))):
                 assert list(db.scan(start, limit=3, values=False)) == keys[at : at + 3]
             assert db.get(key) == b"v" and db.get(key + b"\0") is None
+
+
+def batches(dice: random.Random) -> Iterator[list[bytes]]:
+    """What a memtable is made of and what comes later: everywhere, at the end, or crowded between two neighbours."""
+    yield [b"key%06d" % dice.randrange(10**6) for _ in range(dice.choice([250, 260, 1000]))]
+    for _ in range(6):
+        kind = dice.choice(["everywhere", "end", "gap", "prefix", "few"])
+        count = dice.choice([1, 100, 400])
+        if kind == "everywhere":
+            yield [b"key%06d" % dice.randrange(10**6) for _ in range(count)]
+        elif kind == "end":
+            yield [b"kez%06d" % (dice.randrange(1000) + i) for i in range(count)]
+        elif kind == "gap":
+            yield [b"key500000%04d" % dice.randrange(10**4) for _ in range(count)]
+        elif kind == "prefix":  # nothing in common any more
+            yield [
+                dice.choice([b"", b"a", b"key", b"z" * 70]) + dice.randbytes(dice.randrange(4)) for _ in range(count)
+            ]
+        else:
+            yield [dice.randbytes(2) for _ in range(3)]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_search_in_a_memtable_that_grows_where_it_likes(seed: int) -> None:
+    dice = random.Random(seed)
+    mem, sequence, keys = MemTable(seed + 1), 0, set[bytes]()
+    with open_db() as db:
+        for batch in batches(dice):
+            for key in batch:
+                sequence += 1
+                mem.insert(sequence, 1, b"\0" + key, b"v")
+                db.put(key, b"v")
+            keys.update(batch)
+            order = sorted(keys)
+            probes = [dice.choice(order) for _ in range(40)] + [dice.randbytes(3), b"", b"key", b"\xff" * 9, *batch[:3]]
+            for probe in [*probes, *(p + b"\0" for p in probes), *(p[:-1] for p in probes)]:
+                at = bisect.bisect_left(order, probe)
+                assert list(db.scan(probe, limit=2, values=False)) == order[at : at + 2], f"seed {seed}, {probe!r}"
+            for probe in probes[-4:]:
+                found = mem.walk(seek=b"\0" + probe + bytes(8))
+                assert [entry[0][1:] for entry in found] == order[bisect.bisect_left(order, probe) :], f"seed {seed}"
+
+
+def test_the_memory_of_a_memtable_s_order_is_counted() -> None:
+    mem = MemTable(1)
+    for i in range(4000):
+        mem.insert(i + 1, 1, b"\0%08d" % (i * 7919 % 4000), b"v")
+    before = mem.allocated_bytes
+    assert len(mem.walk()) == 4000
+    assert 4000 // 32 * 16 < mem.allocated_bytes - before < 4000 * 4
