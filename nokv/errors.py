@@ -64,7 +64,7 @@ class UsageError(NoKVError, ValueError):
 
 
 class BytesRequired(UsageError, TypeError):
-    """A key or value of another type than bytes; text must be encoded first."""
+    """A key or value of another type than bytes (text must be encoded first), or something else than pairs of them."""
 
 
 class Closed(UsageError):

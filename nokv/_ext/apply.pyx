@@ -364,8 +364,6 @@ cdef class WritableStore(Store):
                     return self.after_log(sync)
             self._make_room(need)
         batch = WriteBatch()
-        if isinstance(pairs, dict):
-            pairs = pairs.items()
         batch.put_many(pairs, family)
         self.write(batch, sync=sync)
         return 0

@@ -44,6 +44,7 @@ cdef class WriteBatch:
     cdef size_t capacity
     cdef uint32_t count
     cdef uint32_t deletes, range_deletes    # among them
+    cdef uint32_t clears            # how often `clear` was called
     cdef bint frozen                # being written: nothing may be added
     cdef int family_max
     cdef object resolve

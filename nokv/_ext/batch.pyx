@@ -18,6 +18,7 @@ KEY_BYTES_LIMIT = KEY_BYTES_MAX
 VALUE_BYTES_LIMIT = VALUE_BYTES_MAX
 TTL_MS_LIMIT = 1 << 48            # about 8,900 years
 EXPIRY_MS_LIMIT = 1 << 53         # a JSON reader keeps such a number whole
+PAIRS_HINT = "each is a tuple of a key and a value; nothing was put"
 
 
 cdef bytes as_bytes(object value, str what):
@@ -27,6 +28,44 @@ cdef bytes as_bytes(object value, str what):
         return bytes(value)
     hint = "encode it first: text.encode()" if isinstance(value, str) else "keys and values are bytes"
     raise BytesRequired(f"{what} must be bytes, not {type(value).__name__}", hint=hint)
+
+
+cdef object _iterated(object pairs):
+    if isinstance(pairs, dict):
+        return pairs.items()
+    if not hasattr(pairs, "__iter__") and not hasattr(pairs, "__getitem__"):
+        raise BytesRequired(f"put_many takes pairs, not {type(pairs).__name__}", hint="[(key, value), ...], or a dict")
+    return pairs
+
+
+cdef tuple _checked_pair(object pair, Py_ssize_t index):
+    """(key, value) as bytes; else an error that says which pair it is."""
+    if isinstance(pair, (bytes, bytearray, memoryview, str)):
+        raise BytesRequired(f"pair {index} is {type(pair).__name__}, not (key, value)", hint=PAIRS_HINT)
+    try:
+        key, value = pair
+    except TypeError as error:
+        raise BytesRequired(f"pair {index} is {type(pair).__name__}, not (key, value)", hint=PAIRS_HINT) from error
+    except ValueError as error:
+        raise UsageError(f"pair {index} is {type(pair).__name__} of another length than 2", hint=PAIRS_HINT) from error
+    try:
+        key = as_bytes(key, "key")
+        value = as_bytes(value, "value")
+        check_sizes(<bytes>key, PyBytes_GET_SIZE(<bytes>value))
+    except UsageError as error:
+        raise type(error)(f"pair {index}: {error}", hint=error.hint) from None
+    return key, value
+
+
+def checked_pairs(pairs):
+    """What `put_many` was given (a dict, or an iterable of pairs) as a list of (key, value) in bytes. UsageError or BytesRequired
+    names the first pair that is none."""
+    cdef Py_ssize_t index = 0
+    cdef list found = []
+    for pair in _iterated(pairs):
+        found.append(_checked_pair(pair, index))
+        index += 1
+    return found
 
 
 cdef int check_sizes(bytes key, Py_ssize_t value_size) except -1:
@@ -179,25 +218,41 @@ cdef class WriteBatch:
         return self.add(KIND_RANGE_DELETE, family, first, last)
 
     def put_many(self, pairs, family=None):
-        """One C loop over (key, value) pairs."""
+        """One C loop over (key, value) pairs, or a dict. All are added, or none: UsageError names the first that is no pair."""
         cdef int number = 0 if family is None else self.family_id(family)
-        cdef object pair
-        for pair in pairs:
-            if type(pair) is tuple and len(<tuple>pair) == 2:
-                key = (<tuple>pair)[0]
-                value = (<tuple>pair)[1]
-            else:
-                key, value = pair
-            if type(key) is bytes and type(value) is bytes:
+        cdef object pair, key, value
+        cdef Py_ssize_t index = 0
+        cdef size_t size = self.size
+        cdef uint32_t count = self.count, deletes = self.deletes, range_deletes = self.range_deletes, clears = self.clears
+        cdef int family_max = self.family_max
+        try:
+            for pair in _iterated(pairs):
+                if type(pair) is tuple and len(<tuple>pair) == 2:
+                    key = (<tuple>pair)[0]
+                    value = (<tuple>pair)[1]
+                    if type(key) is not bytes and isinstance(key, (bytes, bytearray, memoryview)):
+                        key = bytes(key)
+                    if type(value) is not bytes and isinstance(value, (bytes, bytearray, memoryview)):
+                        value = bytes(value)
+                    if type(key) is not bytes or type(value) is not bytes or PyBytes_GET_SIZE(<bytes>key) > KEY_BYTES_MAX or \
+                            PyBytes_GET_SIZE(<bytes>value) > VALUE_BYTES_MAX:
+                        _checked_pair(pair, index)      # says what is wrong
+                else:
+                    key, value = _checked_pair(pair, index)
                 self.add(KIND_PUT, number, <bytes>key, <bytes>value)
-            else:
-                self.add(KIND_PUT, number, as_bytes(key, "key"), as_bytes(value, "value"))
+                index += 1
+        except BaseException:
+            if self.clears == clears and not self.frozen:       # else what was here before is not here now
+                self.size, self.count, self.deletes, self.range_deletes = size, count, deletes, range_deletes
+                self.family_max = family_max
+            raise
 
     def clear(self):
         if self.frozen:
             raise UsageError("the batch is being written")
         self.size = BATCH_HEADER_SIZE
         self.count = self.deletes = self.range_deletes = 0
+        self.clears += 1
         self.family_max = 0
 
     def __len__(self):

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from types import TracebackType
 from typing import Any, TypeVar
 
+from nokv._ext.batch import checked_pairs
 from nokv._ext.command import pack_gets, pack_scan, pack_writes, unpack_results
 from nokv.client.retry import Action, Backoff, judge
 from nokv.client.routes import Route, RouteCache
@@ -137,7 +138,7 @@ class AsyncClusterClient:
 
     async def put_many(self, pairs: Mapping[bytes, bytes] | Iterable[Pair], *, timeout_s: float | None = None) -> None:
         items = pairs.items() if isinstance(pairs, Mapping) else pairs
-        await self._write([(_bytes(key), _bytes(value)) for key, value in items], self._deadline(timeout_s))
+        await self._write(checked_pairs(items), self._deadline(timeout_s))
 
     def scan(
         self,

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
+from nokv._ext.batch import checked_pairs
 from nokv.client.client import AsyncClusterClient, AsyncClusterSnapshot, Pair
 from nokv.client.host import LoopThread
 from nokv.errors import Closed
@@ -53,7 +54,7 @@ class ClusterClient:
 
     def put_many(self, pairs: Mapping[bytes, bytes] | Iterable[Pair], *, timeout_s: float | None = None) -> None:
         """Atomic for each region's part of each megabyte, not as a whole."""
-        items = list(pairs.items()) if isinstance(pairs, Mapping) else list(pairs)
+        items = checked_pairs(pairs.items() if isinstance(pairs, Mapping) else pairs)
         self._live().run(self._client.put_many(items, timeout_s=timeout_s))
 
     def delete(self, key: bytes, *, timeout_s: float | None = None) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from nokv._ext.batch import KEY_BYTES_LIMIT, VALUE_BYTES_LIMIT, WriteBatch, expiry_after
+from nokv._ext.batch import KEY_BYTES_LIMIT, VALUE_BYTES_LIMIT, WriteBatch, checked_pairs, expiry_after
 from nokv._ext.iterator import changed
 from nokv.env.ports import Buffer
 from nokv.errors import BytesRequired, Closed, Conflict, UsageError
@@ -192,8 +192,10 @@ class Transaction:
         *,
         family: Family | str | int | None = None,
     ) -> None:
-        for key, value in pairs.items() if isinstance(pairs, dict) else pairs:
-            self.put(key, value, family=family)
+        """All of them, or none: UsageError names the first that is no pair."""
+        self._check()
+        for key, value in checked_pairs(pairs):
+            self._write(key, value, family)
 
     def _write(
         self, key: Buffer, value: bytes | None, family: Family | str | int | None, expires_at_ms: int | None = None

@@ -40,6 +40,14 @@ async def test_the_verbs(cluster: Any, db: AsyncClusterClient) -> None:
     assert await db.get(b"k") is None
     assert await db.get_many([]) == []
     await db.put_many([])
+    for bad, message in (
+        (b"ab", "pair 1 is bytes"),
+        ((b"k",), "pair 1 is tuple of another"),
+        (("k", b""), "pair 1: key must"),
+    ):
+        with pytest.raises(errors.UsageError, match=message) as caught:
+            await db.put_many([(b"ok", b"1"), bad])  # type: ignore[list-item]
+        assert caught.value.hint and await db.get(b"ok") is None
 
 
 async def test_routes_are_cached(cluster: Any, db: AsyncClusterClient) -> None:  # CL-01
