@@ -124,6 +124,7 @@ cdef class Scan:
     cdef Py_ssize_t position, count, room, chunk_size
     cdef size_t chunk_bytes         # of the values in it
     cdef bint reverse, keys, values, held, moment_held, done, busy, ended
+    cdef str failed                 # the error that ended it; None: none did
     cdef bint due                   # the cursor still stands on what the last chunk ended with
     # family || key, with room for a trailer behind each; no upper bound but the family's end: one byte, or size 0
     cdef uint8_t* lower
@@ -200,6 +201,7 @@ cdef class Scan:
             raise UsageError("the scan is in use by another thread")
         self._drop()
         self._release()
+        self.failed = None
 
     def __iter__(self):
         return self
@@ -207,8 +209,11 @@ cdef class Scan:
     def __length_hint__(self):
         """How many items there are at least."""
         self.check()
-        if self.position == self.count and not self.done:
-            self._fill()
+        if self.position == self.count:
+            if not self.done:
+                self._fill()
+            elif self.failed is not None:
+                self._fail_again()
         return self.count - self.position
 
     def __next__(self):
@@ -218,6 +223,8 @@ cdef class Scan:
             if not self.done:
                 self._fill()
             if self.position == self.count:
+                if self.failed is not None:
+                    self._fail_again()
                 raise StopIteration
         return self._take()
 
@@ -234,11 +241,17 @@ cdef class Scan:
                 items.append(self._take())
                 continue
             if self.done:
+                if self.failed is not None:
+                    self._fail_again()
                 break
             if self.chunk_size < count - len(items):
                 self.chunk_size = min(count - len(items), CHUNK_MAX)
             self._fill()
         return items
+
+    cdef int _fail_again(self) except -1:
+        """Nobody may take a scan that could not go on for one that has ended."""
+        raise UsageError(f"the scan ended with an error before ({self.failed})", hint="begin a new scan")
 
     cdef int _start(self) except -1:
         cdef Slice key
@@ -286,7 +299,8 @@ cdef class Scan:
                     self.view.version.raise_status(self.walker.c.status)
                 if self.c.status < 0:
                     self.view.version.raise_status(self.c.status)
-        except BaseException:
+        except BaseException as error:
+            self.failed = f"{type(error).__name__}: {error}"        # not the error itself: its traceback may lead back here
             self._drop()
             if self.walker != NULL:
                 self.walker.kept = False

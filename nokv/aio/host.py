@@ -37,7 +37,7 @@ from nokv.engine.sst.external import ExportedFile
 from nokv.engine.transaction import Transaction
 from nokv.engine.versions import VerifyReport
 from nokv.env.ports import Buffer
-from nokv.errors import Closed, Conflict, UsageError
+from nokv.errors import Closed, Conflict, NotFound, UsageError
 
 __all__ = [
     "AsyncDB",
@@ -59,6 +59,8 @@ Pairs = Iterable[tuple[Buffer, Buffer]] | dict[bytes, bytes]
 THREADS = 4
 CHUNK_FIRST = 32
 CHUNK_MAX = 512
+COUNTED_AT_ONCE = 4096
+_MISSING: Any = object()
 
 
 class _Host:
@@ -120,6 +122,7 @@ class AsyncScan(Generic[T]):
         self._size = CHUNK_FIRST
         self._pending: asyncio.Future[list[T]] | None = None
         self._ended = False
+        self._failed = ""
 
     def __aiter__(self) -> AsyncScan[T]:
         return self
@@ -132,6 +135,8 @@ class AsyncScan(Generic[T]):
         return self._chunk.popleft()
 
     async def _more(self) -> None:
+        if self._failed:
+            raise UsageError(f"the scan ended with an error before ({self._failed})", hint="begin a new scan")
         if self._pending is None:
             self._pending = self._host.submit(self._fetch, self._size)
             self._pending.add_done_callback(_seen)
@@ -140,9 +145,9 @@ class AsyncScan(Generic[T]):
             found = await asyncio.shield(pending)
         except asyncio.CancelledError:
             raise  # the chunk stays on its way: the next call takes it
-        except BaseException:
+        except BaseException as error:
             self._pending = None
-            self._ended = True
+            self._failed = f"{type(error).__name__}: {error}"
             raise
         if self._pending is pending:
             self._pending = None
@@ -281,6 +286,28 @@ class _Reads:
         found: list[bytes | None] = await self._host.call(self._target.get_many, list(keys))
         return found
 
+    async def contains(self, key: Buffer) -> bool:
+        """Is there a value under `key`?"""
+        return await self._host.call(self._target.get, key) is not None
+
+    async def count(
+        self, start: Buffer | None = None, end: Buffer | None = None, *, prefix: Buffer | None = None
+    ) -> int:
+        """How many keys there are in start <= key < end, by scanning."""
+        scan = self._target.scan(start, end, prefix=prefix, values=False)  # the view of this moment
+
+        def count_all() -> int:
+            total = 0
+            while found := len(scan.fetch(COUNTED_AT_ONCE)):
+                total += found
+            return total
+
+        return await self._host.call(count_all)
+
+    def __aiter__(self) -> AsyncScan[bytes]:
+        """The keys: `async for key in db`."""
+        return self.scan(values=False)
+
     @overload
     def scan(
         self,
@@ -331,6 +358,47 @@ class _Reads:
 class _Writes:
     _host: _Host
     _target: Any  # a DB or a Family
+    _inside: DB  # the database, or the family's
+
+    async def _run(self, function: Callable[[Transaction], T], sync: bool | None) -> T:
+        return await self._host.call(self._inside.run, function, sync=sync)
+
+    @overload
+    async def pop(self, key: Buffer, *, sync: bool | None = None) -> bytes: ...
+    @overload
+    async def pop(self, key: Buffer, default: D, *, sync: bool | None = None) -> bytes | D: ...
+    async def pop(self, key: Buffer, default: Any = _MISSING, *, sync: bool | None = None) -> Any:
+        """Forget `key`; the value that was under it, or `default`: without one, NotFound (a KeyError). Atomic: of
+        several who pop a key one gets the value."""
+        family = None if self._target is self._inside else self._target
+
+        def take(transaction: Transaction) -> Any:
+            value = transaction.get(key, family=family)
+            if value is not None:
+                transaction.delete(key, family=family)
+                return value
+            if default is _MISSING:
+                raise NotFound(f"no key {key!r}")
+            return default
+
+        return await self._run(take, sync)
+
+    async def setdefault(self, key: Buffer, default: Buffer, *, sync: bool | None = None) -> bytes:
+        """The value under `key`; if there is none, `default`, which is then stored. Atomic: all who ask get one."""
+        family = None if self._target is self._inside else self._target
+
+        def keep(transaction: Transaction) -> bytes:
+            value = transaction.get(key, family=family)
+            if value is None:
+                transaction.put(key, default, family=family)
+                value = bytes(default)
+            return value
+
+        return await self._run(keep, sync)
+
+    async def clear(self, *, sync: bool | None = None) -> None:
+        """Delete every key, atomically, at the cost of one."""
+        await self._host.call(self._target.delete_range, None, None, sync=sync)
 
     async def put(self, key: Buffer, value: Buffer, *, ttl: int | None = None, sync: bool | None = None) -> None:
         """Store `value` under `key`; for `ttl` milliseconds, if given."""
@@ -356,8 +424,9 @@ class _Writes:
 class AsyncFamily(_Reads, _Writes):
     """One keyspace of a database."""
 
-    def __init__(self, host: _Host, inner: Family) -> None:
+    def __init__(self, host: _Host, db: DB, inner: Family) -> None:
         self._host = host
+        self._inside = db
         self._target = inner
         self.name = inner.name
         self.id = inner.id
@@ -401,7 +470,7 @@ class _BatchBlock:
     def __init__(self, db: AsyncDB, sync: bool | None) -> None:
         self._db = db
         self._sync = sync
-        self._batch = WriteBatch(resolve=db._target._family_id)
+        self._batch = WriteBatch(resolve=db._target._family_id, now_ms=db._target._now_ms)
 
     async def __aenter__(self) -> WriteBatch:
         return self._batch
@@ -493,9 +562,11 @@ class AsyncTransaction:
 class AsyncDB(_Reads, _Writes):
     """An open directory. Made by `nokv.aio.open`; `async with` closes it."""
 
+    _target: DB
+
     def __init__(self, host: _Host, inner: DB) -> None:
         self._host = host
-        self._target: DB = inner
+        self._inside = self._target = inner
         self.path = inner.path
 
     def write_batch(self, sync: bool | None = None) -> _BatchBlock:
@@ -539,7 +610,7 @@ class AsyncDB(_Reads, _Writes):
 
     async def family(self, name: str, *, create: bool = False) -> AsyncFamily:
         """The keyspace of this name. NotFound unless it exists or `create`."""
-        return AsyncFamily(self._host, await self._host.call(self._target.family, name, create=create))
+        return AsyncFamily(self._host, self._target, await self._host.call(self._target.family, name, create=create))
 
     def families(self) -> dict[str, int]:
         return self._target.families()

@@ -270,6 +270,67 @@ async def test_a_cancelled_scan_goes_on_where_it_was(db: nokv.aio.AsyncDB) -> No
         await anext(scan)
 
 
+async def test_a_scan_that_failed_does_not_look_like_one_that_ended(tmp_path: Path) -> None:
+    with nokv.open(tmp_path / "db", upper_compression="none") as inner:
+        inner.put_many([(b"%04d" % i, b"v" * 100) for i in range(1000)])
+        inner.flush()
+    table = next((tmp_path / "db").rglob("*.sst"))
+    data = bytearray(table.read_bytes())
+    data[50_000] ^= 1
+    table.write_bytes(data)
+    async with nokv.aio.open(tmp_path / "db") as db:
+        for scan in (db.scan(), db.transaction().scan()):
+            with pytest.raises(nokv.Corruption):
+                async for _ in scan:
+                    pass
+            with pytest.raises(nokv.UsageError, match=r"ended with an error before \(Corruption: "):
+                await anext(scan)
+            with pytest.raises(nokv.UsageError, match="ended with an error before"):
+                await scan.fetch(1)
+        with pytest.raises(nokv.Corruption):
+            await db.count()
+
+
+async def test_the_verbs_of_a_mapping(db: nokv.aio.AsyncDB) -> None:
+    for target in (db, await db.family("f")):
+        await target.put_many([(b"%05d" % n, b"%d" % n) for n in range(10_000)])
+        assert await target.contains(b"00007") and not await target.contains(b"x")
+        assert await target.count() == 10_000
+        assert await target.count(b"00010", b"00020") == 10 and await target.count(prefix=b"0099") == 10
+        assert [key async for key in target][:2] == [b"00000", b"00001"]
+        assert await target.pop(b"00000") == b"0" and not await target.contains(b"00000")
+        assert await target.pop(b"00000", None) is None and await target.pop(b"00000", b"d") == b"d"
+        with pytest.raises(KeyError, match="no key b'00000'") as caught:
+            await target.pop(b"00000")
+        assert isinstance(caught.value, nokv.NotFound)
+        assert await target.setdefault(b"00001", b"other") == b"1"
+        assert await target.setdefault(b"new", bytearray(b"mine")) == b"mine" == await target.get(b"new")
+        async with db.snapshot() as before:
+            await target.clear()
+            assert await target.count() == 0
+            view = before if target is db else before.family("f")
+            assert await view.count() == 10_000 and await view.contains(b"new")
+            assert [key async for key in view][-1] == b"new"
+
+
+async def test_pop_and_setdefault_are_atomic(db: nokv.aio.AsyncDB) -> None:
+    keys = [b"%02d" % n for n in range(20)]
+    for key in keys:
+        await db.put(key, key)
+        found = await asyncio.gather(*(db.pop(key, None) for _ in range(8)))
+        assert (found.count(key), found.count(None)) == (1, 7)
+        values = await asyncio.gather(*(db.setdefault(key, b"%d" % n) for n in range(8)))
+        assert set(values) == {await db.get(key)}
+
+
+async def test_a_batch_knows_the_time(db: nokv.aio.AsyncDB) -> None:
+    async with db.write_batch() as batch:
+        batch.put(b"k", b"v", ttl=1 << 40)
+    it = await db.iterator()
+    assert await it.seek_first() and it.expires_at_ms is not None
+    await it.close()
+
+
 async def test_a_cancelled_open_gives_the_directory_back(tmp_path: Path) -> None:
     for turns in range(6):
         opening = asyncio.ensure_future(nokv.aio.open(tmp_path / "db")._open())

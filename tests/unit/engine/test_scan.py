@@ -91,3 +91,26 @@ def test_what_fails_in_a_scan_is_not_kept_for_the_next(tmp_path: Path) -> None:
             with pytest.raises(nokv.Corruption):
                 list(db.scan())
             assert [k for k, _ in db.scan(b"0900", limit=2)] == [b"0900", b"0901"]
+
+
+def test_a_scan_that_failed_does_not_look_like_one_that_ended(tmp_path: Path) -> None:
+    with nokv.open(tmp_path / "db", upper_compression="none") as db:
+        db.put_many([(b"%04d" % i, b"v" * 100) for i in range(1000)])
+        db.flush()
+    table = next((tmp_path / "db").rglob("*.sst"))
+    sound = table.read_bytes()
+    for place in (10, 50_000):  # the first block, and one that is reached later
+        data = bytearray(sound)
+        data[place] ^= 1
+        table.write_bytes(data)
+        with nokv.open(tmp_path / "db") as db, db.snapshot() as snapshot:
+            for scan in (db.scan(), db.scan(reverse=True), snapshot.scan(), db.scan(values=False)):
+                with pytest.raises(nokv.Corruption):
+                    for _ in scan:
+                        pass
+                for again in (lambda: next(scan), lambda: list(scan), lambda: scan.fetch(1)):  # noqa: B023
+                    with pytest.raises(nokv.UsageError, match=r"ended with an error before \(Corruption: ") as caught:
+                        again()
+                    assert caught.value.hint
+                scan.close()
+                assert list(scan) == []
