@@ -240,9 +240,20 @@ def seal_messages(data: bytearray) -> None:
         put32(data, 4, crc32c(data[8:]))
 
 
+def nothing_follows(parse: Callable[[Any], object], longer: bytes | bytearray) -> None:
+    try:
+        parse(longer)
+    except Corruption:
+        return
+    raise AssertionError("a byte behind the end is not noticed")
+
+
 def parse_messages(data: memoryview) -> None:
     batch = decode_messages(data)
     assert decode_messages(encode_messages(batch)) == batch
+    longer = bytearray(data) + b"\0"
+    seal_messages(longer)
+    nothing_follows(decode_messages, longer)
 
 
 def raft_records() -> list[bytes]:
@@ -259,6 +270,7 @@ def parse_raft_record(data: memoryview) -> None:
     if not len(data):
         return
     group_id, _, metadata, state, entries = CODEC.decode_record(data[0], data[1:])
+    nothing_follows(lambda longer: CODEC.decode_record(data[0], longer), bytes(data[1:]) + b"\0")
     if metadata is None and entries:
         ((kind, payload),) = CODEC.encode_entries(group_id, state, entries)
         assert CODEC.decode_record(kind, payload)[3:] == (state, entries)
