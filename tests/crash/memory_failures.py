@@ -149,7 +149,8 @@ def attempt(operation: str, failures: Native | Interpreter, n: int, path: str) -
     except MemoryError:
         outcome = "MemoryError"
     except RuntimeError as error:
-        if "can't allocate lock" not in str(error):  # what threading.Lock() says instead
+        # what threading.Lock() and open() say instead
+        if str(error) not in ("can't allocate lock", "can't allocate read lock"):
             raise
         outcome = "MemoryError"
     except NoKVError as error:
