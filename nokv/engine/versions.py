@@ -44,7 +44,7 @@ from nokv.engine.sst import external
 from nokv.engine.sst.external import ExportedFile
 from nokv.engine.sst.options import LsmOptions
 from nokv.engine.sst.table import join, open_table, table_name, table_number, write_tables
-from nokv.engine.values import ValueFiles, value_name, value_number
+from nokv.engine.values import ValueFiles, value_name
 from nokv.env.ports import Clock, Files
 from nokv.errors import Corruption, InvariantError, NotFound, PreconditionFailed, ReadOnly, UsageError
 
@@ -53,7 +53,7 @@ __all__ = ["RESERVED_FAMILIES", "VerifyReport", "VersionSet"]
 RESERVED_FAMILIES = {"plain": 0, "default": 1, "lock": 2, "write": 3, "local": 4}
 """Have the same id in every directory, so that tables can travel between them."""
 FIRST_FREE_FAMILY = 16
-NUMBERED = re.compile(r"(\d{6,})\.(?:sst|val)|MANIFEST-(\d{6,})", re.ASCII)
+NUMBERED = re.compile(r"(\d{6,})\.(sst|val)|MANIFEST-(\d{6,})", re.ASCII)  # as table_name and so on write them
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,8 @@ class VersionSet:
         self._take_numbers(edit)
 
     def _take_numbers(self, edit: VersionEdit) -> None:
-        self.families = {**self.families, **edit.families}
+        if edit.families:
+            self.families = {**self.families, **edit.families}
         if edit.log_number is not None:
             self.log_number = edit.log_number
         if edit.last_sequence is not None:
@@ -184,14 +185,14 @@ class VersionSet:
         """Files of a step that a crash cut short. Only with a manifest that ends cleanly; never on a guess."""
         leftovers = []
         for name in names:
-            number = table_number(name)
-            values = value_number(name)
-            orphan = (
-                (number is not None and number not in metas)
-                or (values is not None and values not in self.values.metas)
-                or (manifest_number(name) is not None and name != self._manifest_name)
-            )
-            if orphan or name == CURRENT + ".tmp":
+            found = NUMBERED.fullmatch(name)
+            if found is None:
+                orphan = name == CURRENT + ".tmp"
+            elif found[1] is None:
+                orphan = name != self._manifest_name
+            else:
+                orphan = int(found[1]) not in (metas if found[2] == "sst" else self.values.metas)
+            if orphan:
                 leftovers.append(join(self.path, name))
         if leftovers:
             self.make_durable()
@@ -639,4 +640,4 @@ class VersionSet:
 
 def _file_numbers(names: Iterable[str]) -> list[int]:
     """Those that tables, value files and manifests have in their names."""
-    return [int(found[1] or found[2]) for found in map(NUMBERED.fullmatch, names) if found is not None]
+    return [int(found[1] or found[3]) for found in map(NUMBERED.fullmatch, names) if found is not None]

@@ -33,6 +33,7 @@ _LINK = struct.Struct("<QQ")  # previous number, previous end
 LINK_RECORD_BYTES = HEADER_SIZE + _LINK.size
 SEGMENT_SUFFIX = ".wal"
 FREE_SUFFIX = ".free"
+SMALL_BYTES = 512 << 10
 
 assert HEADER_SIZE + _HEADER.size <= DATA_START
 
@@ -229,6 +230,11 @@ def _read_link(info: SegmentInfo, data: Buffer, previous: int) -> int | None:
 Evidence = tuple[int, tuple[int, int] | None, bool]  # what SegmentReader.evidence found
 
 
+def _data_end(files: Files, info: SegmentInfo) -> int:
+    """Behind it there are only zeros. A small segment is looked at sooner than the question is answered."""
+    return info.capacity if info.capacity <= SMALL_BYTES else files.data_end(info.path)
+
+
 def _may_end(
     files: Files, info: SegmentInfo, reader: SegmentReader, data: dict[int, Buffer], later: list[SegmentInfo]
 ) -> list[Evidence] | None:
@@ -236,8 +242,8 @@ def _may_end(
     each later one, if the log may end there; Corruption if not; None if the record checks out now: somebody is writing,
     and whatever follows a record was written after it."""
     cut = reader.offset
-    evidence = [reader.evidence(cut, files.data_end(info.path))]
-    evidence += [SegmentReader(data[s.number], s.number).evidence(0, files.data_end(s.path)) for s in later]
+    evidence = [reader.evidence(cut, _data_end(files, info))]
+    evidence += [SegmentReader(data[s.number], s.number).evidence(0, _data_end(files, s)) for s in later]
     synced = any(mark is not None and mark > (info.number, cut) for _, mark, _ in evidence)
     follows = evidence[0][0] + sum(max(0, count - 1) for count, _, _ in evidence[1:])  # every segment has its header
     if not synced and (not follows or reader.looks_unwritten()):
