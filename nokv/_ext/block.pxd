@@ -41,6 +41,7 @@ cdef struct IndexEntry:
 cdef struct TableData:
     const uint8_t* base
     size_t size
+    bint mapped                         # `base` is the map of the file: its pages may leave memory and come back
     int parts                           # which of filter and index have been checked (tableparts.pxd): before that, hands off
     IndexEntry* index
     uint64_t* heads                     # of every index key: eight bytes behind what all have in common, as a big-endian number

@@ -1,4 +1,5 @@
-"""System calls on files that Python's standard library lacks, or makes with the GIL held. For nokv/env/files.py only.
+"""System calls on files that Python's standard library lacks, or makes with the GIL held. For nokv/env/files.py; tables
+look whether they lie in a FileMap.
 
 Threads: any. The caller keeps the map or the descriptor open until the call returns.
 """

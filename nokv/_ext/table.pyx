@@ -44,6 +44,7 @@ from nokv._ext.ranges cimport Ranges, ranges_decode, ranges_release, ranges_reta
 from nokv._ext.tablecursor cimport TableCursor, bad_entry, fail, table_cursor
 from nokv._ext.tableparts cimport PART_FILTER, PART_INDEX, need, parts_free, parts_init
 
+from nokv._ext.disk import FileMap
 from nokv.errors import Corruption, NotSupported
 
 MAGIC = b"NOKVSST\x01"
@@ -90,6 +91,8 @@ cdef class Table:
         self.meta = meta
         self.t.base = <const uint8_t*>self.view.buf
         self.t.size = <size_t>self.view.len
+        whole = getattr(buffer, "obj", None)
+        self.t.mapped = type(whole) is FileMap and memoryview(whole).nbytes == self.view.len
         self.t.cache = cache.data
         if global_sequence is not None:
             self.t.global_sequence = global_sequence

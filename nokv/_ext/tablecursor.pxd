@@ -17,6 +17,7 @@ cdef struct TableCursor:
     bint cached
     bint asked                          # `asked_number` is what find_block says for the seek to come
     uint32_t asked_number
+    uint64_t passed                     # if not cached: the file's pages before this have been let go of
     BlockRoom room                      # if not cached: where `block` is
 
 # NULL: no memory. `cached`: the blocks come from the cache and go there, and whoever uses the cursor holds the GIL. Else it may be

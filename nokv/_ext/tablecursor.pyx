@@ -24,6 +24,21 @@ from nokv._ext.blockcache cimport CachedBlock, Home, hold_block, nokv_ask_for, r
 from nokv._ext.cursor cimport CURSOR_OK, Cursor, CursorOps, Slice, TRAILER_SIZE, compare_bytes
 from nokv._ext.tableparts cimport PART_INDEX, need, nokv_parts
 
+cdef extern from *:
+    """
+    #if defined(__linux__)
+    #include <sys/mman.h>
+    static inline void nokv_let_go(const void* p, size_t size) { (void)madvise((void*)p, size, MADV_DONTNEED); }
+    #else
+    static inline void nokv_let_go(const void* p, size_t size) { (void)p; (void)size; }
+    #endif
+    """
+    void nokv_let_go(const void* p, size_t size) noexcept nogil
+
+cdef enum:
+    PASSED_BYTES = 1 << 20              # of a table stay in memory behind who reads all of it
+    PAGE_MAX = 65536                    # a multiple of every page size there is
+
 
 cdef void fail(TableCursor* tc, int status) noexcept nogil:
     tc.base.valid = False
@@ -49,6 +64,16 @@ cdef inline void ask_for_block(const Home* home) noexcept nogil:
         nokv_ask_for(block + 128)
 
 
+cdef void let_go_behind(TableCursor* tc, uint64_t offset) noexcept nogil:
+    """A merge of many tables would otherwise have all of them in memory. Another reader finds the pages in the page cache."""
+    if offset < tc.passed:
+        tc.passed = offset & ~<uint64_t>(PAGE_MAX - 1)
+    elif offset - tc.passed >= PASSED_BYTES:
+        offset &= ~<uint64_t>(PAGE_MAX - 1)
+        nokv_let_go(tc.table.base + tc.passed, offset - tc.passed)
+        tc.passed = offset
+
+
 cdef bint enter_block(TableCursor* tc, uint32_t number) noexcept nogil:
     cdef TableData* t = tc.table
     cdef CachedBlock* block = NULL
@@ -65,6 +90,8 @@ cdef bint enter_block(TableCursor* tc, uint32_t number) noexcept nogil:
             if number + 1 < t.blocks:
                 ask_for_block(&t.homes[number + 1])     # where a scan goes on
     else:
+        if t.mapped:
+            let_go_behind(tc, t.index[number].offset)
         status = read_block(t, number, &tc.room)
         block = tc.room.block
     if status != CURSOR_OK:
@@ -272,3 +299,4 @@ cdef void table_cursor_reset(Cursor* c, TableData* t) noexcept nogil:
     if tc.table != t:
         unload(tc)
         tc.table = t
+        tc.passed = 0

@@ -721,3 +721,57 @@ def test_a_table_is_the_same_with_and_without_a_descriptor(tmp_path: Path, compr
         size = builder.finish()["size"]
     real.close()
     assert (tmp_path / "real.sst").read_bytes() == plain.data and size == len(plain.data)
+
+
+def _resident_bytes(path: Path) -> int:
+    """Of the file's mappings: what counts as this process's memory."""
+    found, ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            ours = line.endswith(str(path))
+        elif ours and line.startswith("Rss:"):
+            found += int(line.split()[1]) << 10
+    return found
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="reads /proc")
+@pytest.mark.parametrize("codec", ["none", "lz4"])
+def test_who_reads_all_of_a_table_leaves_little_of_it_in_memory(tmp_path: Path, codec: str) -> None:
+    dice = random.Random(5)
+    entries = [(b"\0%06d" % n, n + 1, 1, dice.randbytes(2000)) for n in range(12_000)]
+    path = tmp_path / "000001.sst"
+    path.write_bytes(build(entries, codec))
+    table = Table(OsFiles().map_file(str(path)), str(path), BlockCache(0))
+    cursor = table.cursor()
+    cursor.seek_first()
+    most = count = 0
+    while cursor.valid:
+        if count % 500 == 0:
+            most = max(most, _resident_bytes(path))
+        assert cursor.entry == entries[count]
+        cursor.next()
+        count += 1
+    assert count == len(entries)
+    assert 0 < most < 8 << 20, f"{most} bytes of 24 million are mapped at once"
+    cursor.seek_first()  # and back
+    assert cursor.entry == entries[0]
+    cursor.seek_last()
+    for entry in reversed(entries):
+        assert cursor.entry == entry
+        cursor.prev()
+    assert not cursor.valid
+
+
+@pytest.mark.parametrize("codec", ["none", "lz4"])
+def test_memory_that_is_no_map_is_left_alone(codec: str) -> None:
+    dice = random.Random(6)
+    entries = [(b"\0%06d" % n, n + 1, 1, dice.randbytes(1000)) for n in range(6_000)]
+    data = build(entries, codec)
+    before = bytes(bytearray(data))
+    for buffer in (data, bytearray(data), memoryview(data)):
+        cursor = Table(buffer, "memory.sst", BlockCache(0)).cursor()
+        cursor.seek_first()
+        for entry in entries:
+            assert cursor.entry == entry
+            cursor.next()
+    assert data == before
