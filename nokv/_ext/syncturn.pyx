@@ -9,10 +9,10 @@ failure means (nokv/engine/wal/log.py).
     leave   what my sync covered is on disk; all who waited go on at once
 
 Threads that commit in a loop come back soon after the sync that released them, but not all at once: whoever is first would sync
-alone while the others append, and only every other sync would serve all. So the one whose turn it is waits until as many as last
-time have come, for a part of what a sync takes. Where that is in vain it is tried ever more rarely.
+alone while the others append, and only every other sync would serve all. So the first waits until as many as last time have come,
+for as long as a sync takes at most; the last to come syncs, for he is awake. Where that is in vain it is tried ever more rarely.
 
-Threads: any. The mutex is held for an instant, and never while somebody waits for the GIL.
+Threads: any. The mutex is held for an instant, and never while somebody waits for the GIL; so it may be taken with the GIL held.
 """
 
 from libc.stdint cimport int64_t
@@ -73,14 +73,12 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_lock(pthread_mutex_t* mutex)
     int pthread_mutex_unlock(pthread_mutex_t* mutex)
     int pthread_cond_wait(pthread_cond_t* condition, pthread_mutex_t* mutex)
-    int pthread_cond_signal(pthread_cond_t* condition)
     int pthread_cond_broadcast(pthread_cond_t* condition)
 
 cdef extern from "Python.h" nogil:
     unsigned long PyThread_get_thread_ident()
 
 cdef enum:
-    GATHER_PART = 2                     # of a sync's time that the others are waited for
     GATHER_NS_MAX = 1_000_000
     VAIN_MAX = 6                        # 2 to the power of this: so many turns at most until it is tried again
 
@@ -88,15 +86,14 @@ cdef enum:
 cdef class SyncTurn:
     cdef pthread_mutex_t mutex
     cdef pthread_cond_t ended           # a sync has
-    cdef pthread_cond_t gathered        # as many wait as last time
     cdef readonly int64_t covered       # by the syncs that have ended
     cdef bint more                      # there is something to sync whatever is covered
     cdef bint syncing
     cdef unsigned long owner            # whose turn it is, while `syncing`
     cdef int64_t round                  # how many syncs have ended
-    cdef readonly int64_t waiting       # for this one to end
+    cdef readonly int64_t waiting       # for this one to end, beside the owner
     cdef int64_t expected               # to be in the next group
-    cdef bint gathering
+    cdef bint gathering                 # the owner waits for them
     cdef int vain                       # how often it was, since it last was not
     cdef int64_t pass_by                # so many turns until it is tried again
     cdef long long began_ns
@@ -106,76 +103,81 @@ cdef class SyncTurn:
     def __cinit__(self, int64_t covered):
         self.covered = covered
         self.expected = 1
-        if pthread_mutex_init(&self.mutex, NULL) or nokv_cond_new(&self.ended) or nokv_cond_new(&self.gathered):
+        if pthread_mutex_init(&self.mutex, NULL) or nokv_cond_new(&self.ended):
             raise MemoryError()
 
     def enter(self, int64_t target, bint gather=True):
         """False: a sync has ended that covers `target`, and nothing is `unfinished`. True: it is this thread's turn, and all others
         wait until it leaves. `gather`: first wait for others, if some are expected; what they have appended is to be covered too."""
         cdef unsigned long me = PyThread_get_thread_ident()
-        cdef int64_t seen
-        cdef int outcome = -1
+        cdef int outcome
         with nogil:
             pthread_mutex_lock(&self.mutex)
-            while True:
-                if self.covered >= target and not self.more:
-                    outcome = 0
-                    break
-                if not self.syncing:
-                    self.syncing = True
-                    self.owner = me
-                    if gather:
-                        self.gather()
-                    self.began_ns = nokv_now_ns()
-                    outcome = 1
-                    break
-                if self.owner == me:
-                    break
-                self.waiting += 1
-                if self.gathering and self.waiting + 1 >= self.expected:
-                    pthread_cond_signal(&self.gathered)
-                seen = self.round
-                while self.round == seen:
-                    pthread_cond_wait(&self.ended, &self.mutex)
+            outcome = self.take(me, target, gather)
             pthread_mutex_unlock(&self.mutex)
         if outcome < 0:
             raise UsageError("a sync inside a sync of the same log", hint="do not write in a signal handler or finalizer")
         return outcome == 1
 
-    cdef void gather(self) noexcept nogil:
+    cdef int take(self, unsigned long me, int64_t target, bint gather) noexcept nogil:
+        """1: my turn; 0: covered; -1: it is mine already."""
+        cdef int64_t seen
+        while self.covered < target or self.more:
+            seen = self.round
+            if not self.syncing:
+                self.syncing = True
+                self.owner = me
+                if not gather or self.waiting + 1 >= self.expected or self.gathered(me):
+                    self.began_ns = nokv_now_ns()
+                    return 1
+            elif self.owner == me:
+                return -1
+            elif self.gathering and gather and self.waiting + 2 >= self.expected:
+                self.gathering = False
+                self.vain = 0
+                self.owner = me                 # who was the owner waits now, and wakes when it is done
+                self.waiting += 1
+                self.began_ns = nokv_now_ns()
+                return 1
+            else:
+                self.waiting += 1
+            while self.round == seen:
+                pthread_cond_wait(&self.ended, &self.mutex)
+        return 0
+
+    cdef bint gathered(self, unsigned long me) noexcept nogil:
+        """Wait for those who are expected. False: the last of them has taken over."""
+        cdef int64_t seen = self.round
         cdef long long until
-        if self.waiting + 1 >= self.expected:
-            return
         if self.pass_by:
             self.pass_by -= 1
-            return
-        until = nokv_now_ns() + min(self.took_ns // GATHER_PART, <long long>GATHER_NS_MAX)
+            return True
+        until = nokv_now_ns() + min(self.took_ns, <long long>GATHER_NS_MAX)
         self.gathering = True
-        while self.waiting + 1 < self.expected and nokv_now_ns() < until:
-            nokv_cond_wait_until(&self.gathered, &self.mutex, until)
+        while self.round == seen and self.owner == me and nokv_now_ns() < until:
+            nokv_cond_wait_until(&self.ended, &self.mutex, until)
+        if self.round != seen or self.owner != me:
+            return False
         self.gathering = False
-        if self.waiting + 1 >= self.expected:
-            self.vain = 0
-        else:
-            self.vain = min(self.vain + 1, <int>VAIN_MAX)
-            self.pass_by = <int64_t>1 << self.vain
+        self.vain = min(self.vain + 1, <int>VAIN_MAX)
+        self.pass_by = <int64_t>1 << self.vain
+        return True
 
     def leave(self, int64_t covered):
         """The turn is over. `covered`: what is on disk now; below zero: the sync failed. Nothing happens if it was not our turn."""
         cdef unsigned long me = PyThread_get_thread_ident()
-        with nogil:
-            pthread_mutex_lock(&self.mutex)
-            if self.syncing and self.owner == me:
-                self.expected = 1
-                if covered >= 0:
-                    self.covered = covered
-                    self.took_ns = nokv_now_ns() - self.began_ns
-                    self.expected = self.waiting + 1
-                self.waiting = 0
-                self.round += 1
-                self.syncing = False
-                pthread_cond_broadcast(&self.ended)
-            pthread_mutex_unlock(&self.mutex)
+        pthread_mutex_lock(&self.mutex)         # with the GIL: those who wake would get it, and we would queue up behind them
+        if self.syncing and self.owner == me:
+            self.expected = 1
+            if covered >= 0:
+                self.covered = covered
+                self.took_ns = nokv_now_ns() - self.began_ns
+                self.expected = self.waiting + 1
+            self.waiting = 0
+            self.round += 1
+            self.syncing = False
+            pthread_cond_broadcast(&self.ended)
+        pthread_mutex_unlock(&self.mutex)
 
     def settle(self):
         """Wait until nobody syncs."""
