@@ -166,3 +166,15 @@ cdef class Prefaulter:
     @property
     def running(self):
         return bool(nokv_ahead_lives(self.a))
+
+    @property
+    def ahead(self):
+        """Bytes behind the writer's end that are ready."""
+        cdef Ahead* a = self.a
+        cdef uint64_t found = 0
+        if nokv_ahead_lives(a):
+            nokv_ahead_enter(a)
+            if a.base != NULL:
+                found = max(a.ready, nokv_get(a.end)) - nokv_get(a.end)
+            nokv_ahead_leave(a)
+        return found
