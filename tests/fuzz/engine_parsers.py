@@ -21,7 +21,7 @@ from nokv._ext.tablebuilder import TableBuilder, VersionFilter
 from nokv._ext.valuefile import ValueFile, ValueSink, decode_reference, resolve_reference
 from nokv._ext.version import Version
 from nokv._ext.view import View
-from nokv._ext.wal import DATA_START, TYPE_BATCH, TYPE_LINK, LiveSegmentReader, SegmentReader
+from nokv._ext.wal import TYPE_BATCH, LiveSegmentReader, SegmentReader
 from nokv.engine.manifest.edit import FileMeta, ValueFileMeta, VersionEdit, decode_edit, encode_edit
 from nokv.engine.manifest.log import HEADER as MANIFEST_HEADER
 from nokv.engine.manifest.log import RECORD as MANIFEST_RECORD
@@ -222,23 +222,7 @@ def seal_log(data: bytearray) -> None:
         data[n * SEGMENT_BYTES : n * SEGMENT_BYTES + len(whole)] = whole
 
 
-def misled(parts: list[bytes]) -> bool:
-    """Does a link name a place inside the log before it where no record begins?"""
-    for n, part in enumerate(parts[1:], 2):
-        state, kind, payload = references.record_at(part, n, DATA_START)
-        if state == "record" and kind == TYPE_LINK and len(payload) == 16:
-            before, end = struct.unpack("<QQ", payload)
-            if before == n - 1:
-                found = references.segment(parts[n - 2], n - 1)
-                begins = {at for at, _, _ in found["records"] if at >= DATA_START} | {DATA_START}
-                if end < max(found["end"], DATA_START) and end not in begins:
-                    return True
-    return False
-
-
 def parse_log(data: memoryview) -> None:
-    if misled([bytes(part) for part in split_log(data)]):
-        raise UsageError("known: see test_a_link_into_the_middle_of_a_record")
     files = Given({f"wal/{segment_name(n + 1)}": part for n, part in enumerate(split_log(data))})
     mem, core = MemTable(1), Core.__new__(Core)
     core._publish(View(mem, (), Version([])), 0)

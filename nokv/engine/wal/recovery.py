@@ -180,6 +180,14 @@ def recover(files: Files, directory: str, walk: Walk = skip, first_needed: int =
         while True:
             walk(reader, info.capacity if stop is None else stop, info.path)
             info.end = reader.offset
+            if stop is not None and (reader.offset > stop or stop > info.capacity):
+                raise Corruption(
+                    "a segment's link leads to no end of a record",
+                    path=following.path if following is not None else info.path,
+                    offset=DATA_START,
+                    expected=f"at most {info.capacity}" if stop > info.capacity else reader.offset,
+                    found=stop,
+                )
             # The log ends here, whether it was meant to (no used segment follows) or not.
             if reader.offset == stop or (evidence := _may_end(files, info, reader, data, later)) is not None:
                 break
