@@ -83,6 +83,13 @@ cdef enum:
     VAIN_MAX = 6                        # 2 to the power of this: so many turns at most until it is tried again
 
 
+cdef object _inside():
+    return UsageError(
+        "a sync, or a close, inside a sync of the same log",
+        hint="in a signal handler or finalizer neither write nor close: leave that to whoever it interrupts",
+    )
+
+
 cdef class SyncTurn:
     cdef pthread_mutex_t mutex
     cdef pthread_cond_t ended           # a sync has
@@ -96,12 +103,16 @@ cdef class SyncTurn:
     cdef bint gathering                 # the owner waits for them
     cdef int vain                       # how often it was, since it last was not
     cdef int64_t pass_by                # so many turns until it is tried again
+    cdef readonly int64_t gathers       # how often an owner has waited for them
     cdef long long began_ns
     cdef long long took_ns              # the last sync
+    cdef long long gather_ns            # how long to wait for them; below zero: as long as the last sync took, if that is not too long
 
     # Neither is destroyed: they own nothing, and in the child of a fork somebody may seem to wait for one, for ever.
-    def __cinit__(self, int64_t covered):
+    def __cinit__(self, int64_t covered, gather_ns=None):
+        """`gather_ns`: how long the first waits for others, if not for as long as a sync takes, a millisecond at most."""
         self.covered = covered
+        self.gather_ns = -1 if gather_ns is None else gather_ns
         self.expected = 1
         if pthread_mutex_init(&self.mutex, NULL) or nokv_cond_new(&self.ended):
             raise MemoryError()
@@ -116,8 +127,18 @@ cdef class SyncTurn:
             outcome = self.take(me, target, gather)
             pthread_mutex_unlock(&self.mutex)
         if outcome < 0:
-            raise UsageError("a sync inside a sync of the same log", hint="do not write in a signal handler or finalizer")
+            raise _inside()
         return outcome == 1
+
+    def check(self):
+        """UsageError if it is this thread's turn: then whoever asks runs in the middle of its sync, and must neither enter nor leave."""
+        cdef unsigned long me = PyThread_get_thread_ident()
+        cdef bint mine
+        pthread_mutex_lock(&self.mutex)     # nobody who holds it waits for the GIL
+        mine = self.syncing and self.owner == me
+        pthread_mutex_unlock(&self.mutex)
+        if mine:
+            raise _inside()
 
     cdef int take(self, unsigned long me, int64_t target, bint gather) noexcept nogil:
         """1: my turn; 0: covered; -1: it is mine already."""
@@ -152,8 +173,9 @@ cdef class SyncTurn:
         if self.pass_by:
             self.pass_by -= 1
             return True
-        until = nokv_now_ns() + min(self.took_ns, <long long>GATHER_NS_MAX)
+        until = nokv_now_ns() + (min(self.took_ns, <long long>GATHER_NS_MAX) if self.gather_ns < 0 else self.gather_ns)
         self.gathering = True
+        self.gathers += 1
         while self.round == seen and self.owner == me and nokv_now_ns() < until:
             nokv_cond_wait_until(&self.ended, &self.mutex, until)
         if self.round != seen or self.owner != me:
@@ -180,7 +202,8 @@ cdef class SyncTurn:
         pthread_mutex_unlock(&self.mutex)
 
     def settle(self):
-        """Wait until nobody syncs."""
+        """Wait until nobody syncs. Never inside a sync."""
+        self.check()
         with nogil:
             pthread_mutex_lock(&self.mutex)
             while self.syncing:

@@ -493,6 +493,7 @@ class DB(Background, MutableMapping[bytes, bytes]):
         called. Idempotent."""
         if self.state != 0:  # before the lock: in the child of a fork, its holder may not exist
             return
+        self._wal.check_outside_sync()  # before anything is given up
         with self._write_lock:
             if self.state != 0:
                 return

@@ -114,9 +114,8 @@ class Wal(WalCore):
         self._segment_bytes = segment_bytes
         self._making = threading.RLock()  # of who makes, takes or drops a segment; before `_lock`
         self._lock = threading.RLock()
-        self._turn = SyncTurn(
-            -1
-        )  # `appended` when the last sync began; below: not even what was here before is on disk
+        # `appended` when the last sync began; below zero: not even what was here before is on disk
+        self._turn = SyncTurn(-1)
         self._sync_count = 0
         self._recycle_syncs = recycle_syncs
         self._much_bytes = much_bytes
@@ -338,10 +337,11 @@ class Wal(WalCore):
         """Everything appended before this call is on disk when it returns. Waiting callers share the next fdatasync.
 
         `background`: nobody waits for it, and writers should not notice."""
+        self._check_usable()
+        self.check_outside_sync()
         target = self.appended
         covered = -1
         try:
-            self._check_usable()
             if self._turn.enter(target, not background):
                 self._check_usable()  # it may have failed, or been closed, while we waited for our turn
                 covered = self._sync_now(background)
@@ -350,6 +350,10 @@ class Wal(WalCore):
             raise self._sync_failed(error) from error
         finally:
             self._turn.leave(covered)
+
+    def check_outside_sync(self) -> None:
+        """UsageError on a thread that is in the middle of a sync: in a signal handler, or a finalizer."""
+        self._turn.check()
 
     def _sync_failed(self, error: OSError) -> ReadOnly:
         """Nobody knows what the disk holds now, and a second sync that succeeds would not tell: writing ends here."""
@@ -470,6 +474,7 @@ class Wal(WalCore):
         with self._lock:
             if self._closed:
                 return
+        self.check_outside_sync()
         try:
             if sync and self.failure is None:
                 self.sync()
@@ -518,6 +523,9 @@ class ReadOnlyWal(Wal):
             "active_segment": self._segments[-1].number,
             "bytes": sum(info.capacity for info in self._segments),
         }
+
+    def check_outside_sync(self) -> None:
+        """It never syncs."""
 
     def close(self, *, sync: bool = True) -> None:
         """Nothing is held open."""
