@@ -88,7 +88,9 @@ def test_a_fault_at_any_system_call(strace: str, tmp_path: Path) -> None:
     assert {"write", "fdatasync", "rename", "unlink"} <= calls.keys()
     struck: Counter[str] = Counter()
     expected, path = Expected(SEED, 1), ""
-    for point in range(POINTS):
+    for point in range(10 * POINTS):  # how often a call is made differs from run to run: some faults come too late
+        if point >= POINTS and struck.total() > POINTS // 2:
+            break
         if point % LIFE == 0:
             if path:
                 nokv.destroy(path)
