@@ -159,6 +159,8 @@ class DB(Background, MutableMapping[bytes, bytes]):
                 f"WAL segment {log_number} is missing: the manifest needs it", path=wal_path, found=segments[0]
             )
         mem.first_segment = max(log_number, segments[0])
+        if mem.first_segment not in segments:  # power loss took it: the log ended before it, and goes on after it
+            mem.first_segment = max(number for number in segments if number < log_number)
         if segments[0] < log_number:
             versions.make_durable()  # before what it does not need goes
         self._wal.retain(ENGINE, mem.first_segment)

@@ -122,6 +122,9 @@ class Wal(WalCore):
         self._syncs_at_release = 0
         self._prefaulter = prefaulter
         self._unsynced: list[SegmentWriter | _FoundSegment] = []  # rotated away, not synced yet, oldest first
+        self._syncing_from = NEVER  # the oldest segment that a sync is at work on
+        self._names_gone = 0  # segments that went unsynced
+        self._names_synced = 0  # of them: power loss does not give their names back
         self._retained: dict[str, int | None] = dict.fromkeys(retainers, 0)  # 0: unknown, keeps everything
         self._spare: SegmentWriter | None = None
         self._free: list[str] = []
@@ -144,9 +147,13 @@ class Wal(WalCore):
         previous = log.segments[-1] if log.segments else None
         # What a killed process left in the page cache has been read and will be built upon.
         found = log.unsynced
+        oldest_found = self._segments[0] if self._segments else None
+        if oldest_found is not None and oldest_found.previous and oldest_found in found:
+            self._names_gone = 1  # perhaps: the one before it, and by a process that was killed at once
         if sync_found:
             for info in found:
                 files.sync_file(info.path)
+            self._sync_names()
             found = []
         self.settled = not found  # when the log was opened, all that was there was known to be on disk
         if log.may_go_on and previous is not None:
@@ -157,6 +164,8 @@ class Wal(WalCore):
         else:
             self._unsynced = [_FoundSegment(files, info) for info in found]
             self._switch(self._create(min(segment_bytes, FIRST_SEGMENT_BYTES), previous), previous)
+            if previous is not None:
+                self._sync_cut()
         # Whatever is not in the log stays outside: a new segment's header is durable and names its predecessor, and one
         # that was never used is skipped by the next recovery too. So it may go.
         oldest = self._segments[0].number
@@ -297,11 +306,13 @@ class Wal(WalCore):
         writer.append(TYPE_SEGMENT, encode_segment_header(capacity, previous.number if previous is not None else 0))
         if writer.end != DATA_START:
             raise InvariantError(f"the header of segment {number} has a wrong size")
+        gone = self._names_gone
         try:
             writer.file.sync()
             self._files.sync_dir(self._directory)
         except OSError as error:
             raise self._sync_failed(error) from error
+        self._names_synced = max(self._names_synced, gone)
         return writer
 
     def _switch(self, writer: SegmentWriter, previous: SegmentInfo | None) -> None:
@@ -316,6 +327,15 @@ class Wal(WalCore):
         self.soft_limit = soft_limit
         if self._prefaulter is not None:
             writer.keep_ahead(self._prefaulter)
+
+    def _sync_cut(self) -> None:
+        """The log has been cut before a record that is damaged, with nothing behind it. Now something will be, and
+        without the link that says where the cut is, power loss would make it corruption."""
+        assert self.active is not None
+        try:
+            self.active.file.sync()
+        except OSError as error:
+            raise self._sync_failed(error) from error
 
     def _go_on(self, last: SegmentInfo) -> None:
         """Append to the segment that a former process appended to."""
@@ -373,28 +393,41 @@ class Wal(WalCore):
             covered = self.appended
             older = list(self._unsynced)
             through = (active.number, active.end)
-        for writer in older:
-            writer.file.sync()
-        if exact:
-            active.file.sync(active.synced, through[1])
-        else:
-            active.file.sync()
-        active.synced = through[1]
-        active.unprotect()
-        if self._prefaulter is not None:
-            self._prefaulter.synced()
-        with self._lock:
+            self._syncing_from = min([active.number] + [writer.number for writer in older])
+        try:
             for writer in older:
-                self._unsynced.remove(writer)
-                writer.close()
-            if older:
-                self._turn.unfinished = bool(self._unsynced)
-            # The mark lets recovery tell bit rot from a torn tail. It needs no sync of its own, and no room is made for
-            # it.
-            mark = _SYNCED.pack(*through)
-            if self.active is not None and self.active.fits(len(mark)):
-                self.active.append(TYPE_SYNCED, mark)
+                writer.file.sync()
+            if exact:
+                active.file.sync(active.synced, through[1])
+            else:
+                active.file.sync()
+            self._sync_names()
+            active.synced = through[1]
+            active.unprotect()
+            if self._prefaulter is not None:
+                self._prefaulter.synced()
+            with self._lock:
+                for writer in older:
+                    self._unsynced.remove(writer)
+                    writer.close()
+                if older:
+                    self._turn.unfinished = bool(self._unsynced)
+                # The mark lets recovery tell bit rot from a torn tail. It needs no sync of its own, and no room is made
+                # for it.
+                mark = _SYNCED.pack(*through)
+                if self.active is not None and self.active.fits(len(mark)):
+                    self.active.append(TYPE_SYNCED, mark)
+        finally:
+            self._syncing_from = NEVER
         return covered
+
+    def _sync_names(self) -> None:
+        """A segment that went unsynced is gone for good when this returns. Before a mark says, or a caller is told,
+        that what follows is on disk: if power loss gave its name back, the log would end inside it."""
+        gone = self._names_gone
+        if self._names_synced < gone:
+            self._files.sync_dir(self._directory)
+            self._names_synced = max(self._names_synced, gone)
 
     # -- reading back -------------------------------------------------------------------------------------------------
     def replay(self, types: set[int] | None) -> Iterator[tuple[LogPosition, int, bytes]]:
@@ -412,23 +445,25 @@ class Wal(WalCore):
 
     # -- retention ----------------------------------------------------------------------------------------------------
     def retain(self, name: str, oldest_segment_needed: int | None) -> None:
-        """`name` needs this segment and all later ones; None: needs nothing. Frees what nobody needs any more."""
+        """`name` needs this segment and all later ones; None: needs nothing. Frees what nobody needs any more: what it
+        held is on disk elsewhere, and that is written down there, so that it need not have been synced here."""
         with self._lock:
             if self._closed:
                 raise Closed("the WAL is closed")
             self._retained[name] = oldest_segment_needed
             assert self.active is not None
             floor = min([self.active.number] + [needed for needed in self._retained.values() if needed is not None])
-            unsynced = {writer.number for writer in self._unsynced}
-            while self._segments[0].number < floor and self._segments[0].number not in unsynced:
-                self._release(self._segments.pop(0))
+            floor = min(floor, self._syncing_from)
+            while self._segments[0].number < floor:
+                self._release(self._segments[0])
+                self._forget_unsynced(self._segments.pop(0).number)
             for item in [item for item in self._older if item[0] < floor]:
                 self._files.remove(item[1])
                 self._older.remove(item)
 
     def _release(self, info: SegmentInfo) -> None:
-        # Not synced: a name that comes back after power loss is outside the chain, or still a valid part of it.
-        self._freed += 1
+        # Its name may come back after power loss. It is outside the chain then, or still a valid part of it; or it had
+        # not been synced and the log ends inside it, which must not be before something that was (`_sync_names`).
         # Recycling makes later syncs cheaper (no extent to convert), but zeroing costs as much disk as the log itself.
         syncs, self._syncs_at_release = self._sync_count - self._syncs_at_release, self._sync_count
         worth = syncs >= self._recycle_syncs
@@ -438,6 +473,15 @@ class Wal(WalCore):
             self._free.append(target)
         else:
             self._files.remove(info.path)
+        self._freed += 1
+
+    def _forget_unsynced(self, number: int) -> None:
+        """The caller holds `_lock` and has released this segment: if it was not synced, it never will be."""
+        for writer in [writer for writer in self._unsynced if writer.number == number]:
+            self._names_gone += 1
+            self._unsynced.remove(writer)
+            writer.close()
+            self._turn.unfinished = bool(self._unsynced)
 
     def segments(self) -> list[int]:
         with self._lock:
