@@ -194,7 +194,9 @@ class Transaction:
     ) -> None:
         """All of them, or none: UsageError names the first that is no pair."""
         self._check()
-        for key, value in checked_pairs(pairs):
+        checked = checked_pairs(pairs)
+        self._check()  # whoever makes the pairs may have ended the transaction
+        for key, value in checked:
             self._write(key, value, family)
 
     def _write(

@@ -288,7 +288,7 @@ async def test_a_dead_coordinator(cluster: Any) -> None:
 async def test_no_region_yet(cluster: Any, db: AsyncClusterClient) -> None:
     cluster.told_regions = []
     with pytest.raises(errors.DeadlineExceeded, match="no region serves"):
-        await db.get(b"k", timeout_s=0.1)
+        await db.get(b"k", timeout_s=1.0)  # time for one answer on a busy machine
 
 
 # -- manners ----------------------------------------------------------------------------------------------------------

@@ -133,6 +133,19 @@ def test_what_the_iterable_raises_comes_out_and_a_cleared_batch_stays_as_it_is(d
     assert dict(db.scan()) == {b"own": b"2" * 1000}
 
 
+def test_pairs_that_end_the_transaction_are_not_lost_in_silence(db: nokv.DB) -> None:
+    transaction = db.transaction()
+
+    def pairs() -> Iterator[tuple[bytes, bytes]]:
+        yield b"a", b"1"
+        transaction.commit()
+        yield b"b", b"2"
+
+    with pytest.raises(nokv.Closed):
+        transaction.put_many(pairs())
+    assert list(db.scan()) == []
+
+
 def test_a_bad_pair_leaves_nothing_behind(db: nokv.DB) -> None:
     appended = db.wal.appended
     good = [(b"%03d" % n, b"v") for n in range(100)]

@@ -467,6 +467,7 @@ def test_the_reference_names_a_file_that_is_there_after_any_crash() -> None:
     assert crashed > 100
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("size", [5 << 20, pytest.param((1 << 30) - 1, marks=pytest.mark.long)])
 def test_very_large_values(path: str, size: int) -> None:
     value = random.Random(size).randbytes(1 << 20) * (size >> 20) + bytes(size & (1 << 20) - 1)
