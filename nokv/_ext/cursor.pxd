@@ -83,7 +83,8 @@ cdef struct CursorOps:
     void (*rest)(Cursor* self) noexcept nogil                           # let go of what it has loaded; the next move is a seek
     void (*destroy)(Cursor* self) noexcept nogil                        # frees impl and the Cursor itself
     # May be NULL. Asks for memory that a seek of internal_key looks at: ASK_STEPS calls, each of which looks at what the one before it
-    # asked for; then comes that seek. So the cache misses of several cursors overlap. The GIL is held throughout.
+    # asked for; then comes that seek, and the GIL is not let go of between them, if the cursor needs it. So the cache misses of several
+    # cursors overlap.
     void (*ask)(Cursor* self, Slice internal_key, int step) noexcept nogil
     # May be NULL. No entry with low <= family || user key < high had a greater sequence when the cursor was made.
     uint64_t (*newest)(Cursor* self, Slice low, Slice high) noexcept nogil

@@ -438,11 +438,13 @@ cdef void _ask(Cursor* c, Slice target, int step) noexcept nogil:
     cdef Search* s = &w.search
     cdef size_t size = target.size - TRAILER_SIZE
     cdef int level = ORDER_LEVEL + 1 - step
+    cdef const Order* order
     if step == 0:
         w.asked = -1
-        if w.table.order != NULL:
+        order = <Order*>nokv_load_acquire(<void**>&w.table.order)      # whoever renews it may do so without the GIL
+        if order != NULL:
             w.asked = level
-            _begin_in_order(w.table, s, w.table.order, target.data, size)
+            _begin_in_order(w.table, s, order, target.data, size)
             nokv_prefetch(<uint8_t*>s.node - 8 * level)
             nokv_prefetch(<uint8_t*>s.node + sizeof(Node))
         return

@@ -265,7 +265,7 @@ class AsyncClusterClient:
         return pairs, new_low, high, not new_low or bool(high and new_low >= high)
 
     # -- writes -------------------------------------------------------------------------------------------------------
-    async def _write(self, writes: list[Write], deadline: float) -> None:
+    async def _write(self, writes: Sequence[Write], deadline: float) -> None:
         done = 0
 
         async def write(route: Route, positions: list[int]) -> None:
