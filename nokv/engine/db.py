@@ -43,7 +43,6 @@ from nokv.engine.wal import Wal
 from nokv.env.ports import Clock, DirectoryLock, Executor, Files
 from nokv.errors import (
     Conflict,
-    Corruption,
     NoKVError,
     NotFound,
     NotSupported,
@@ -154,10 +153,8 @@ class DB(Background, MutableMapping[bytes, bytes]):
             prefaulter=self._prefaulter,
         )
         segments = self._wal.segments()
-        if log_number and segments[0] > log_number:
-            raise Corruption(
-                f"WAL segment {log_number} is missing: the manifest needs it", path=wal_path, found=segments[0]
-            )
+        if not fresh:
+            self._wal.check_beginning(log_number)
         mem.first_segment = max(log_number, segments[0])
         if mem.first_segment not in segments:  # power loss took it: the log ended before it, and goes on after it
             mem.first_segment = max(number for number in segments if number < log_number)

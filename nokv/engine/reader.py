@@ -33,7 +33,7 @@ from nokv.engine.manifest.log import CURRENT, read_current
 from nokv.engine.versions import VersionSet
 from nokv.engine.wal import ReadOnlyWal
 from nokv.engine.wal.follow import Follower
-from nokv.errors import Busy, Corruption, NoKVError
+from nokv.errors import Busy, NoKVError
 
 __all__ = ["NoLock", "Reader"]
 
@@ -154,11 +154,7 @@ class Reader(DB):
         versions = self._read_versions()
         self._flushed = versions.last_sequence
         self._wal = self.wal = ReadOnlyWal(self._files, path)  # finds damage that reading forward alone would not
-        oldest = self._wal.segments()[0]
-        if versions.log_number and oldest > versions.log_number:
-            raise Corruption(
-                f"WAL segment {versions.log_number} is missing: the manifest needs it", path=path, found=oldest
-            )
+        self._wal.check_beginning(versions.log_number)
         self._follower = Follower(self._files, path)
 
     def _read_log(self) -> None:

@@ -84,6 +84,7 @@ class _Findings:
     current_ok: bool = True
     log_ok: bool = True
     log_gap: bool = False
+    log_first: int = 0  # its oldest segment
     healthy: list[tuple[FileMeta, Table]] = field(default_factory=list)
     external: list[str] = field(default_factory=list)  # whole, but nobody knows their place in time
     damaged: list[str] = field(default_factory=list)
@@ -317,11 +318,11 @@ def _inspect_log(files: Files, path: str, found: _Findings) -> None:
         found.log_ok = False
         found.problems.append(str(error))
         return
-    if found.log_number and segments[0].number > found.log_number:
+    first = found.log_first = segments[0].number
+    missing = found.log_number or segments[0].previous  # 0: the manifest needs all segments that there were
+    if found.manifest is not None and missing and first > missing:
         found.log_gap = True
-        found.problems.append(
-            f"{directory}: segment {found.log_number} is missing, the log begins at {segments[0].number}"
-        )
+        found.problems.append(f"{directory}: segment {missing} is missing, the log begins at {first}")
 
 
 def _batches(files: Files, segments: list[SegmentInfo]) -> Iterator[bytes]:
@@ -414,7 +415,7 @@ class _Repair:
             self.files.makedirs(f"{self.path}/{LOST}")
             self.files.link(f"{self.path}/{CURRENT}", self._free_name(CURRENT))
             self.files.sync_dir(f"{self.path}/{LOST}")
-        log_number = FIRST_LOG_NUMBER if not found.log_ok else 0 if found.log_gap else found.log_number
+        log_number = max(found.log_number, found.log_first) if found.log_ok else FIRST_LOG_NUMBER
         self._move_away(keep)
         write_manifest(self.files, self.path, number, metas, found.families, found.last_sequence, log_number, values)
         if found.manifest is not None and self.files.exists(f"{self.path}/{found.manifest}"):

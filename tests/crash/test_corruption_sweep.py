@@ -64,7 +64,7 @@ def make_store() -> tuple[CrashFiles, list[State]]:
     drop(b"deep32", b"deep36")
     drop(b"deep20", b"deep34")
     db.flush()
-    for n in range(60):
+    for n in range(130):
         put(b"tail%02d" % (n % 40), dice.randbytes(40))
         if n % 20 == 10:
             drop(b"tail%02d" % (n % 40 - 5), b"tail%02d" % (n % 40))

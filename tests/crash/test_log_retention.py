@@ -235,3 +235,29 @@ def test_a_log_that_ends_before_the_segment_that_the_manifest_names(durability: 
                 assert dict(db.scan()) == found
                 db.put(b"%d" % number, b"more")
                 found[b"%d" % number] = b"more"
+
+
+def test_a_manifest_that_forgets_every_flush_does_not_open_without_what_was_flushed() -> None:
+    """Found by the corruption sweep: cut behind its first edit it looks as a crash may leave it."""
+    files = CrashFiles()
+    options: dict[str, Any] = {"files": files, "executor": StepExecutor(inline=True), "wal_segment_bytes": 1 << 12}
+    with nokv.open("db", **options) as db:
+        first = files.size("db/MANIFEST-000001")
+        for number in range(100):
+            db.put(b"%03d" % number, b"x" * 100)
+        db.flush()
+        db.put(b"after", b"the flush", sync=True)
+        assert db.wal.segments()[0] > 1
+    assert files.size("db/MANIFEST-000001") > first > 0
+    files.rot("db/MANIFEST-000001", files.read_file("db/MANIFEST-000001")[:first])
+    for read_only in (False, True):
+        with pytest.raises(nokv.Corruption, match="is missing: the manifest needs it"):
+            nokv.open("db", read_only=read_only, **options)
+    problems = nokv.check("db", files=files).problems
+    assert any("the log begins at" in problem for problem in problems), problems
+    nokv.repair("db", files=files)
+    with nokv.open("db", **options) as db:
+        assert db[b"after"] == b"the flush"
+        db.put(b"on it", b"goes")
+    with nokv.open("db", **options) as db:
+        assert db[b"on it"] == b"goes"

@@ -483,6 +483,15 @@ class Wal(WalCore):
             writer.close()
             self._turn.unfinished = bool(self._unsynced)
 
+    def check_beginning(self, log_number: int) -> None:
+        """Corruption if a segment is missing that a manifest with this log number needs; 0: nothing was ever flushed,
+        it needs all that there were."""
+        first = self._segments[0]
+        missing = first.previous if log_number == 0 else log_number if first.number > log_number else 0
+        if missing:
+            path = first.path.rpartition("/")[0]
+            raise Corruption(f"WAL segment {missing} is missing: the manifest needs it", path=path, found=first.number)
+
     def segments(self) -> list[int]:
         with self._lock:
             return [info.number for info in self._segments]
