@@ -27,6 +27,7 @@ from nokv._ext.batch cimport (
     expiry_of,
     record_is_known,
     record_size,
+    sequences_are_sound,
     with_expiry,
     write_record,
 )
@@ -102,6 +103,15 @@ cdef int _insert_range(Store core, MemTable mem, uint64_t sequence, const Record
     if held != core.live:
         free(held)
     return 1 if done == CURSOR_OK else done
+
+
+cdef uint64_t _last_sequence(const uint8_t* data, str path, uint64_t offset) except? 0:
+    """The newest sequence of a batch that has a header, in the record at `offset`."""
+    cdef uint64_t first = get_fixed64(data)
+    cdef uint32_t count = get_fixed32(data + 8)
+    if not sequences_are_sound(first, count):
+        raise Corruption("write batch has an impossible sequence", path=path, offset=offset, expected="1 to 2**56 - 1", found=first)
+    return first + count - 1
 
 
 cdef int _insert(Store core, MemTable mem, const uint8_t* data, size_t size, uint64_t newest_snapshot) noexcept:
@@ -416,7 +426,7 @@ cdef class WritableStore(Store):
                 continue
             if size < BATCH_HEADER_SIZE:
                 raise Corruption("write batch has no header", path=path, offset=offset)
-            last = get_fixed64(data) + get_fixed32(data + 8) - 1
+            last = _last_sequence(data, path, offset)
             if last <= flushed:
                 continue
             done = _insert(self, mem, data, size, 0)
@@ -463,7 +473,7 @@ cdef class WritableStore(Store):
             if size < BATCH_HEADER_SIZE:
                 raise Corruption("write batch has no header", path=path, offset=offset)
             begin = get_fixed64(data)
-            stop = begin + get_fixed32(data + 8) - 1
+            stop = _last_sequence(data, path, offset)
             if stop <= flushed:
                 continue
             done = _insert(self, mem, data, size, self.sequence)

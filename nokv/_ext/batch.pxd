@@ -10,6 +10,10 @@ cdef enum:
     VALUE_BYTES_MAX = 0x3FFFFFFF
     BATCH_BYTES_MAX = 0x7FFFFFFF
 
+cdef inline bint sequences_are_sound(uint64_t first, uint32_t count) noexcept nogil:
+    """A batch's operations have sequences from 1 to 2**56 - 1, and no sum wraps around."""
+    return 0 < first <= (<uint64_t>1 << 56) and first - 1 + count < (<uint64_t>1 << 56)
+
 cdef inline bint record_is_known(int kind, uint64_t value_size) noexcept nogil:
     """May a batch hold a record of this kind, with a stored value of this size?"""
     return kind == KIND_PUT or kind == KIND_DELETE or (kind == KIND_EXPIRING_PUT and value_size >= EXPIRY_SIZE) or (

@@ -288,6 +288,8 @@ def decode_batch(const uint8_t[::1] payload not None):
     cdef list found = []
     if not read_fixed64(&r, &sequence) or not read_fixed32(&r, &count):
         raise Corruption("write batch has no header", offset=0)
+    if not sequences_are_sound(sequence, count):
+        raise Corruption("write batch has an impossible sequence", offset=0, expected="1 to 2**56 - 1", found=sequence)
     for i in range(count):
         value = NULL
         value_size = 0

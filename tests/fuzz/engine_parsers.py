@@ -140,27 +140,26 @@ def parse_batch(data: memoryview) -> tuple[int, list[tuple[int, int, bytes, byte
     try:
         found = decode_batch(data)
     except Corruption:
-        if len(data) < 12 or sum(struct.unpack_from("<QI", data)) > 1:  # else it would be in tables already
+        if len(data) < 12 or struct.unpack_from("<QI", data) != (1, 0):  # else it would be in tables already
             memory_of(data)
             raise AssertionError("the recovery takes a batch that the decoder refuses") from None
         raise
     mem, core = memory_of(data)
     sequence, operations = found
-    if 0 < sequence <= LIMIT + 1 - len(operations):
-        state: dict[bytes, tuple[int, bytes]] = {}
-        for kind, family, key, stored in operations:
-            prefix = bytes([family]) + key
-            if kind == 3:
-                assert stored is not None
-                for old in [old for old in state if prefix <= old < stored]:
-                    del state[old]
-            elif kind == 0:
-                state.pop(prefix, None)
-            else:
-                assert stored is not None
-                state[prefix] = (kind, stored)
-        assert visible(mem) == state
-        assert core.sequence == max(0, sequence + len(operations) - 1)
+    state: dict[bytes, tuple[int, bytes]] = {}
+    for kind, family, key, stored in operations:
+        prefix = bytes([family]) + key
+        if kind == 3:
+            assert stored is not None
+            for old in [old for old in state if prefix <= old < stored]:
+                del state[old]
+        elif kind == 0:
+            state.pop(prefix, None)
+        else:
+            assert stored is not None
+            state[prefix] = (kind, stored)
+    assert visible(mem) == state
+    assert core.sequence == sequence + len(operations) - 1
     return found
 
 
@@ -231,6 +230,7 @@ def parse_log(data: memoryview) -> None:
         core._replay_segment(reader, stop, 0, path)
 
     log = recover(files, "wal", walk)  # type: ignore[arg-type]
+    assert 0 <= core.sequence <= LIMIT
     assert [info.number for info in log.segments] == sorted(info.number for info in log.segments)
     assert all(info.end <= info.capacity for info in log.segments)
     visible(mem)

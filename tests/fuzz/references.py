@@ -115,6 +115,8 @@ def batch(payload: bytes) -> tuple[int, list[tuple[int, int, bytes, bytes | None
     """write_batch.md"""
     pieces = Pieces(payload)
     sequence, count = pieces.fixed(8), pieces.fixed(4)
+    if not sequence or sequence - 1 + count > LIMIT:
+        raise Refused
     found: list[tuple[int, int, bytes, bytes | None]] = []
     for _ in range(count):
         kind = pieces.fixed(1)

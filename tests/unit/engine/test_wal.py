@@ -17,12 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nokv
+from nokv._ext.batch import WriteBatch
 from nokv._ext.crc32c import crc32c
-from nokv._ext.wal import DATA_START, HEADER_SIZE, SegmentWriter
+from nokv._ext.wal import DATA_START, HEADER_SIZE, TYPE_BATCH, SegmentWriter
 from nokv.engine.wal import Wal
 from nokv.engine.wal.recovery import recover, segment_name
 from nokv.env.files import OsFiles
 from nokv.env.ports import Files
+from nokv.testing.executor import StepExecutor
 from nokv.testing.files import CRASH_MODES, CrashFiles, CrashMode, CrashPoint, FaultFiles
 
 RECORDS = st.lists(
@@ -215,6 +217,30 @@ def test_a_link_into_the_middle_of_a_record(end: int) -> None:
     with pytest.raises(nokv.Corruption) as caught:
         recover(with_bytes(files, paths[1], mislead), "wal")
     assert (caught.value.path, caught.value.offset, caught.value.found) == (paths[1], DATA_START, end)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "operations"), [(0, 0), (0, 1), (2**56 - 1, 2), (2**56, 1), (2**56 + 1, 0), (2**64 - 1, 1)]
+)
+def test_a_batch_with_an_impossible_sequence(sequence: int, operations: int) -> None:
+    """Right checksums: everything written after it would have been lost, or gone unnoticed."""
+    files = CrashFiles()
+    db = nokv.open("db", files=files, executor=StepExecutor(inline=True))
+    db.put(b"a", b"1")
+    batch = WriteBatch()
+    batch.put_many([(b"b%d" % number, b"2") for number in range(operations)])
+    position = db.wal.append(TYPE_BATCH, batch.payload(sequence))
+    for read_only in (True, False):
+        with pytest.raises(nokv.Corruption, match="write batch has an impossible sequence") as caught:
+            nokv.open("db", files=files.crash_clone("process"), executor=StepExecutor(inline=True), read_only=read_only)
+        path = f"db/wal/{segment_name(position.segment)}"
+        assert (caught.value.path, caught.value.offset, caught.value.found) == (path, position.offset, sequence)
+    assert "impossible sequence" in nokv.check("db", files=files.crash_clone("process")).problems[0]
+    repaired = files.crash_clone("process")
+    nokv.repair("db", files=repaired)
+    with nokv.open("db", files=repaired, executor=StepExecutor(inline=True)) as found:
+        assert dict(found.scan()) == {b"a": b"1"}
+    db.close()
 
 
 def test_truncated_files_are_refused_or_read() -> None:
