@@ -316,7 +316,10 @@ class DB(Background, MutableMapping[bytes, bytes]):
             with self._write_lock:
                 self._check_writable()
                 if name not in self._versions.families:
-                    number = self._versions.add_family(name)
+                    try:
+                        number = self._versions.add_family(name)
+                    except OSError as error:
+                        raise self._failed("naming a family", error) from error
                     self.family_count = max(self.family_count, number + 1)
         return Family(self, name, self._family_id(name))
 
@@ -335,37 +338,57 @@ class DB(Background, MutableMapping[bytes, bytes]):
     ) -> list[ExportedFile]:
         """What `snapshot` (or this moment) sees of these (family, start, end) ranges (None: of everything), as external
         tables in `directory`, which holds none yet. With `tombstones`: tables that delete these keys instead, to be
-        ingested before what replaces them."""
+        ingested before what replaces them.
+
+        Raises UsageError (a path or range that is none), PreconditionFailed (it holds tables), NotFound (of a family),
+        Unavailable (the directory's disk failed or is full: no table is left), ReadOnly, Closed."""
+        from nokv.engine.opening import directory_name, typed_os_errors
+
         self._check_open()
-        directory = os.fsdecode(os.fspath(directory))
+        directory = directory_name(directory)
         if ranges is None:
             ranges = [(name, None, None) for name in self.families()]
+        if any(not isinstance(item, (tuple, list)) or len(item) != 3 for item in ranges):
+            raise UsageError("a range to export is (family, start, end)", hint='[("plain", b"a", None)]')
         with contextlib.ExitStack() as stack:
             if snapshot is None:
                 snapshot = stack.enter_context(self.snapshot())
             self.flush()
-            return self._versions.export(
-                directory, ranges, snapshot.sequence, version=self.view.version, tombstones=tombstones
-            )
+            with typed_os_errors(directory, "exported to"):
+                return self._versions.export(
+                    directory, ranges, snapshot.sequence, version=self.view.version, tombstones=tombstones
+                )
 
     def link_tables(self, directory: str) -> list[ExportedFile]:
-        """Flush, then hard-link every live SST into `directory`. Nothing is copied."""
+        """Flush, then hard-link every live SST into `directory`. Nothing is copied. Raises as `export_sst` does."""
+        from nokv.engine.opening import directory_name, typed_os_errors
+
+        directory = directory_name(directory)
         self.flush()
-        with self._compaction_mutex:  # or a table could be dropped and removed between listing and linking
+        # or a table could be dropped and removed between listing and linking
+        with self._compaction_mutex, typed_os_errors(directory, "linked to"):
             return self._versions.link_tables(directory)
 
     def ingest_sst(self, tables: Sequence[str | os.PathLike[str] | Sequence[str]]) -> None:
         """Publish external tables: each hides earlier ones and everything written before. A list in the list is a group
-        of tables that do not overlap. Atomic and durable; on any error nothing has changed. Writers wait meanwhile."""
-        groups = [
-            [os.fsdecode(os.fspath(table))]
-            if isinstance(table, (str, bytes, os.PathLike))
-            else [*map(os.fsdecode, table)]
-            for table in tables
-        ]
+        of tables that do not overlap. Atomic and durable; on any error nothing has changed. Writers wait meanwhile.
+
+        Raises UsageError (no such file, not to be read, no exported table), Corruption (of a file),
+        PreconditionFailed (its families have other ids here), Unavailable (its disk failed), ReadOnly (ours failed or
+        is full), Closed."""
+        try:
+            if isinstance(tables, (str, bytes, os.PathLike)):
+                raise TypeError(f"one path, {tables!r}")
+            groups = [
+                [os.fsdecode(table)] if isinstance(table, (str, bytes, os.PathLike)) else [*map(os.fsdecode, table)]
+                for table in tables
+            ]
+        except TypeError as error:
+            raise UsageError(f"ingest_sst takes a list of paths, not {error}", hint='["tables/000001.sst"]') from error
         with self._write_lock:
             self._check_writable()
             self.ready = False  # every writer now comes to _make_room, and waits for the lock
+            step = "flush"
             try:
                 if len(self.view.mem):
                     self._switch_memtable()
@@ -373,11 +396,14 @@ class DB(Background, MutableMapping[bytes, bytes]):
                     pass
                 first = self.sequence + 1
                 sequences = list(range(first, first + len(groups)))
+                step = "ingest"
                 self._versions.ingest(groups, sequences)
                 self.expiring = self.expiring or self._versions.expiring
                 self._install_version()
                 if sequences:
                     self.sequence = sequences[-1]
+            except OSError as error:
+                raise self._failed(step, error) from error
             finally:
                 self.ready = not self._poisoned
         self._submit_compaction()
@@ -389,9 +415,13 @@ class DB(Background, MutableMapping[bytes, bytes]):
         return False
 
     def verify(self) -> VerifyReport:
-        """Read and check every byte of every table and value file. Damage is in the report, not raised."""
+        """Read and check every byte of every table and value file. Damage is in the report, not raised; Unavailable if
+        the system cannot read a file."""
+        from nokv.engine.opening import typed_os_errors
+
         self._check_open()
-        return self._versions.verify()
+        with typed_os_errors(self.path, "read"):
+            return self._versions.verify()
 
     def check(self) -> VerifyReport:
         """`verify`, but the first damage is raised as Corruption (path, offset)."""
@@ -407,10 +437,10 @@ class DB(Background, MutableMapping[bytes, bytes]):
         Raises PreconditionFailed (the directory is there and not empty), NotSupported (part of a cluster), Unavailable
         (its disk failed or is full: nothing of it is left), ReadOnly, Closed."""
         from nokv.engine.checkpoint import write_checkpoint
-        from nokv.engine.opening import typed_os_errors
+        from nokv.engine.opening import directory_name, typed_os_errors
 
         self._check_open()
-        target = os.fsdecode(os.fspath(directory)).rstrip("/") or "/"
+        target = directory_name(directory)
         if self.mode != STANDALONE:
             raise NotSupported(
                 f"{self.path} is {self.mode}: a store's data is not a database without its cluster",

@@ -71,7 +71,13 @@ def open_db(
 
 
 def directory_name(path: str | os.PathLike[str]) -> str:
-    name = os.fsdecode(os.fspath(path))
+    """A directory as the caller names it: text that is no error to hand to the system."""
+    try:
+        name = os.fsdecode(os.fspath(path))
+    except TypeError as error:
+        raise UsageError(f"{path!r} is no path", hint="a path is text, bytes or os.PathLike") from error
+    if "\0" in name:
+        raise UsageError(f"{name!r}: a path holds no zero byte", hint="check the path")
     if not name:
         raise UsageError("the path is empty", hint="name a directory; '.' is the current one")
     return name.rstrip("/") or "/"
@@ -79,20 +85,30 @@ def directory_name(path: str | os.PathLike[str]) -> str:
 
 @contextmanager
 def typed_os_errors(name: str, verb: str = "opened") -> Iterator[None]:
-    """What the system refuses to whoever opens, makes, checks, repairs or destroys the directory `name`."""
+    """What the system refuses to whoever opens, reads, checks, repairs or destroys the directory `name`, or makes it
+    from another one."""
     try:
         yield
     except OSError as error:
         what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
         if error.errno == errno.EROFS:
-            hint = "open it with read_only=True, or mount its file system for writing"
+            hint = "mount its file system for writing"
+            if verb == "opened":
+                hint = f"open it with read_only=True, or {hint}"
             raise ReadOnly(f"{name} cannot be written: {what}", cause=str(error), hint=hint) from error
+        if verb == "read":
+            raise Unavailable(f"{name} cannot be read: {what}", hint="check the disk, then try again") from error
         if error.errno in (errno.EACCES, errno.EPERM):
             raise ReadOnly(
                 f"{name} cannot be written: {what}", cause=str(error), hint="check its permissions"
             ) from error
         if error.errno == errno.ENOTDIR:
-            raise UsageError(f"{name}: a part of its path is a file", hint="a database is a directory") from error
+            hint = "a database is a directory" if verb == "opened" else "give a directory"
+            raise UsageError(f"{name}: a part of its path is a file", hint=hint) from error
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise UsageError(f"{name} cannot be {verb}: {what}", hint="give another path") from error
+        if error.errno == errno.ENOENT:
+            raise Unavailable(f"{name} cannot be {verb}: {what}", hint="check the path") from error
         raise Unavailable(f"{name} cannot be {verb}: {what}", hint="free some space, or check the disk") from error
 
 

@@ -95,10 +95,13 @@ class Reader(DB):
     def refresh(self) -> bool:
         """See what the writer has done since. False if that is nothing. Iterators, scans and snapshots that are open
         stay where they are."""
+        from nokv.engine.opening import typed_os_errors
+
         with self._refresh_mutex:
             self._check_open()
             before = (self.sequence, self._versions.families)
-            self._catch_up()
+            with typed_os_errors(self.path, "read"):
+                self._catch_up()
             self._refreshes += 1
             return before != (self.sequence, self._versions.families)
 

@@ -24,8 +24,8 @@ from nokv.engine.manifest.edit import FileMeta
 from nokv.engine.manifest.log import write_all
 from nokv.engine.sst.options import LsmOptions
 from nokv.engine.sst.table import WrittenTable, join, table_name, table_number, write_table
-from nokv.env.ports import Files
-from nokv.errors import Corruption, PreconditionFailed, UsageError
+from nokv.env.ports import Buffer, Files
+from nokv.errors import Corruption, PreconditionFailed, Unavailable, UsageError
 
 __all__ = [
     "ExportedFile",
@@ -173,8 +173,8 @@ def check_group(files: Files, paths: Sequence[str], cache: BlockCache) -> list[t
     tables = []
     for path in paths:
         if not files.exists(path):
-            raise UsageError(f"{path}: there is no such file to ingest")
-        table = Table(files.map_file(path), path, cache)
+            raise UsageError(f"{path}: there is no such file to ingest", hint="check the path")
+        table = Table(_content(files, path), path, cache)
         table.verify()
         p = table.properties
         if not p["external"] or p["min_sequence"] or p["max_sequence"]:
@@ -183,13 +183,26 @@ def check_group(files: Files, paths: Sequence[str], cache: BlockCache) -> list[t
             raise UsageError(
                 f"{path}: its values lie in files that do not travel with it", hint="make it with export_sst"
             )
-        p["size"], p["crc32c"] = files.size(path), crc32c(files.map_file(path))
+        data = _content(files, path)
+        p["size"], p["crc32c"] = memoryview(data).nbytes, crc32c(data)
         tables.append((path, table))
     tables.sort(key=lambda item: item[1].properties["smallest"])
     for (path, before), (other, after) in itertools.pairwise(tables):
         if before.properties["largest"] >= after.properties["smallest"]:
             raise UsageError(f"{path} and {other} overlap", hint="put them into different groups")
     return tables
+
+
+def _content(files: Files, path: str) -> Buffer:
+    """Of a file that somebody gave us to read."""
+    try:
+        return files.map_file(path)
+    except IsADirectoryError:
+        raise UsageError(f"{path} is a directory, not a table", hint="name the files in it") from None
+    except PermissionError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="check its permissions") from error
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be read: {error.strerror or error}", hint="check the disk") from error
 
 
 def place(files: Files, source: str, target: str) -> None:

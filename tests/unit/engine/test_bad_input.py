@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import shutil
@@ -9,6 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ import nokv
 from nokv._ext.crc32c import crc32c
 from nokv.cli.main import run
 from nokv.env.files import OsFiles
+from nokv.testing.executor import StepExecutor
+from nokv.testing.files import CrashFiles, FaultFiles
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -94,11 +98,13 @@ def test_a_file_where_a_directory_should_be(tmp_path: Path, capsys: pytest.Captu
         command_refuses(capsys, tmp_path, 2, verb, "--workdir", file)
 
 
-def test_an_empty_path_is_not_the_root_of_the_file_system() -> None:
-    for call in (nokv.open, nokv.check, nokv.repair, nokv.destroy):
-        with pytest.raises(nokv.UsageError, match="empty") as caught:
-            call("")
-        is_one_line(caught.value)
+def test_an_empty_path_is_not_the_root_of_the_file_system(tmp_path: Path) -> None:
+    with nokv.open(tmp_path / "db") as db:
+        for call in (nokv.open, nokv.check, nokv.repair, nokv.destroy, db.checkpoint, db.export_sst, db.link_tables):
+            for path, what in (("", "empty"), ("a\0b", "zero byte"), (5, "no path"), (None, "no path")):
+                with pytest.raises(nokv.UsageError, match=what) as caught:
+                    call(path)
+                is_one_line(caught.value)
 
 
 def test_an_export_leaves_an_earlier_one_alone(path: Path, tmp_path: Path) -> None:
@@ -109,6 +115,132 @@ def test_an_export_leaves_an_earlier_one_alone(path: Path, tmp_path: Path) -> No
         with nokv.open(tmp_path / "copy", families=["f"]) as copy:
             copy.ingest_sst([tmp_path / "out" / table.name for table in made])
             assert dict(copy) == dict(db) and copy.family("f").get(b"in f") == b"1"
+
+
+def test_a_place_for_tables_that_is_none(path: Path, tmp_path: Path) -> None:
+    """Found by faults in system calls: an OSError came out as it was."""
+    (tmp_path / "file").write_bytes(b"x")
+    with nokv.open(path) as db:
+        db.flush()
+        for call in (db.export_sst, db.link_tables, db.checkpoint):
+            for name in ("file", "file/below", "n" * 300):
+                refuses(tmp_path, partial(call, tmp_path / name), nokv.UsageError, str(tmp_path / name))
+            if os.path.exists("/proc/self"):
+                refuses(tmp_path, partial(call, "/proc/none"), nokv.Unavailable, "/proc/none")
+        for ranges in ([("plain",)], [b"a"], [("plain", None, None, None)]):
+            refuses(tmp_path, partial(db.export_sst, tmp_path / "new", ranges), nokv.UsageError, "a range to export is")
+
+
+def test_what_is_no_table_is_not_ingested(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 100)
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    with nokv.open(path) as db:
+        db.flush()
+        for name, kind, what in (
+            ("missing", nokv.UsageError, "no such file"),
+            ("file/below", nokv.UsageError, "no such file"),
+            ("folder", nokv.UsageError, "is a directory"),
+            ("000001.sst" + "\0", nokv.UsageError, "no such file"),
+        ):
+            refuses(tmp_path, partial(db.ingest_sst, [f"{tmp_path}/{name}"]), kind, what, f"{tmp_path}/{name}")
+        for name in ("file", "empty"):
+            before = state(path)
+            with pytest.raises(nokv.Corruption) as caught:
+                db.ingest_sst([tmp_path / name])
+            assert caught.value.path == str(tmp_path / name) and state(path) == before
+        for tables in (None, 5, [5], [[5]], "a path"):
+            refuses(tmp_path, partial(db.ingest_sst, tables), nokv.UsageError, "takes a list of paths")
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
+def test_a_table_that_may_not_be_read(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 100)
+    (tmp_path / "file").chmod(0)
+    with nokv.open(path) as db:
+        refuses(path, partial(db.ingest_sst, [tmp_path / "file"]), nokv.UsageError, "cannot be read: Permission denied")
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("kind", ["makedirs", "listdir", "create", "write", "sync", "sync_dir"])
+def test_an_export_to_a_bad_disk(kind: str, error: int) -> None:
+    files = FaultFiles(CrashFiles())
+    with nokv.open("db", files=files, executor=StepExecutor(inline=True)) as db:
+        db.put(b"a", b"1")
+        db.flush()
+        files.fail(kind, error=error, path="out")
+        with pytest.raises(nokv.ReadOnly if error == errno.EACCES else nokv.Unavailable) as caught:
+            db.export_sst("out")
+        is_one_line(caught.value)
+        assert str(caught.value).startswith("out cannot be ") and os.strerror(error) in str(caught.value)
+        files.heal()
+        assert not files.exists("out") or files.listdir("out") == []
+        assert [table.entries for table in db.export_sst("out")] == [1]
+        db.put(b"b", b"2")
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("kind", ["map_file", "link", "sync_dir", "write", "sync"])
+def test_an_ingest_on_a_bad_disk(kind: str, error: int) -> None:
+    """Nothing has changed, and after a failure that passes it may be tried again."""
+    files = FaultFiles(CrashFiles())
+    with nokv.open("db", files=files, executor=StepExecutor(inline=True)) as db:
+        db.put(b"a", b"new")
+        db.export_sst("out")
+        db.put(b"a", b"newer")
+        db.flush()
+        files.fail(kind, error=error, path="out" if kind == "map_file" else "" if kind == "link" else "db")
+        with pytest.raises(nokv.NoKVError) as caught:
+            db.ingest_sst(["out/000001.sst"])
+        is_one_line(caught.value)
+        if kind == "map_file":
+            assert type(caught.value) is (nokv.UsageError if error == errno.EACCES else nokv.Unavailable)
+            assert str(caught.value).startswith("out/000001.sst cannot be read: ")
+        else:
+            assert type(caught.value) is nokv.ReadOnly and str(caught.value).startswith("db: ingest failed: ")
+        files.heal()
+        assert db[b"a"] == b"newer"
+        if kind in ("map_file", "link") and (kind == "map_file" or error == errno.ENOSPC):
+            db.ingest_sst(["out/000001.sst"])
+            assert db[b"a"] == b"new"
+    with nokv.open("db", files=files, executor=StepExecutor(inline=True)) as db:
+        assert db[b"a"] in (b"newer", b"new") and not db.verify().damaged
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EMFILE, errno.EACCES])
+def test_what_the_system_cannot_read(error: int) -> None:
+    files = FaultFiles(CrashFiles())
+    with nokv.open("db", files=files, executor=StepExecutor(inline=True)) as db:
+        db.put(b"a", b"1")
+        db.flush()
+        with nokv.open("db", files=files, executor=StepExecutor(inline=True), read_only=True) as reader:
+            db.put(b"b", b"2")
+            for kind, call in (
+                ("map_file", db.verify),
+                ("map_file", db.check),
+                ("map_file", reader.verify),
+                ("map_file", reader.refresh),
+                ("read_file", reader.refresh),
+                ("listdir", reader.refresh),
+            ):
+                files.fail(kind, error=error, times=None)
+                with pytest.raises(nokv.Unavailable, match=f"^db cannot be read: {os.strerror(error)}") as caught:
+                    call()
+                is_one_line(caught.value)
+                files.heal()
+            assert reader.refresh() and reader[b"b"] == b"2"
+        assert not db.verify().damaged
+
+
+@pytest.mark.parametrize("kind", ["write", "sync"])
+def test_a_family_that_cannot_be_written_down(kind: str) -> None:
+    files = FaultFiles(CrashFiles())
+    with nokv.open("db", files=files, executor=StepExecutor(inline=True)) as db:
+        files.fail(kind, path="MANIFEST")
+        with pytest.raises(nokv.ReadOnly, match=r"^db: naming a family failed: ") as caught:
+            db.family("new", create=True)
+        is_one_line(caught.value)
+        assert "new" not in db.families()
 
 
 def test_a_locked_directory(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
