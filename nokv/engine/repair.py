@@ -369,13 +369,19 @@ def _readable_chain(files: Files, directory: str) -> list[SegmentInfo]:
                 stop = _read_link(info, data, readable[-1].number)
             except Corruption:
                 break
-            if stop != readable[-1].end:
+            if stop is None or stop != _readable_end(files, readable[-1], stop):
                 break  # the one before ends too early
-        reader = SegmentReader(data, info.number, DATA_START)
-        reader.skip_valid(memoryview(data).nbytes)
-        info.end = reader.offset
+            readable[-1].end = stop  # marks may follow, which were not on disk
+        info.end = _readable_end(files, info, info.capacity)
         readable.append(info)
     return readable
+
+
+def _readable_end(files: Files, info: SegmentInfo, stop: int) -> int:
+    """Where the segment's valid records end, or the first of them that is not before `stop` begins."""
+    reader = SegmentReader(files.map_file(info.path), info.number, DATA_START)
+    reader.skip_valid(stop)
+    return reader.offset
 
 
 # -- repairing --------------------------------------------------------------------------------------------------------

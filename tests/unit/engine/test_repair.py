@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import nokv
 from nokv.engine.mode import CLUSTER, ModeRecord, write_mode
-from nokv.engine.wal.recovery import segment_number
+from nokv.engine.wal.recovery import recover, segment_number
 from nokv.env.files import OsFiles
 from nokv.env.ports import Files
 from nokv.testing.executor import StepExecutor
@@ -252,6 +253,34 @@ def test_everything_damaged(tmp_path: Path) -> None:
     content(path)
     after = sorted(all_bytes(path / "lost").values())
     assert all(data in after for data in before if data)
+
+
+def test_a_damaged_log_whose_links_pass_over_marks() -> None:
+    """A cut is named by what was on disk, and a mark was not. Repair took the marks for the end of what belongs
+    together, and lost all that followed them."""
+    options: dict[str, Any] = {"executor": StepExecutor(inline=True), "wal_segment_bytes": 1 << 12}
+    files = CrashFiles()
+    db = nokv.open("db", files=files, **options)
+    db.put(b"first", b"1", sync=True)
+    files = files.crash_clone("keep")
+    (before,) = recover(files, "db/wal").segments
+    torn = bytearray(files.read_file(before.path))
+    torn[before.end + 64 : before.end + 80] = b"torn" * 4
+    files.rot(before.path, bytes(torn))
+    db = nokv.open("db", files=files, **options)
+    db.put(b"second", b"2", sync=True)
+    for number in range(100):
+        db.put(b"%d" % number, b"x" * 50)
+    db.sync()
+    files = files.crash_clone("keep")
+    cut, _, *later = recover(files, "db/wal").segments
+    assert cut.end < before.end and len(later) > 1
+    data = bytearray(files.read_file(later[0].path))
+    data[200] ^= 1
+    files.rot(later[0].path, bytes(data))
+    assert nokv.repair("db", files=files).batches_recovered > 20
+    with nokv.open("db", files=files, **options) as db:
+        assert db[b"first"] == b"1" and db[b"second"] == b"2" and db[b"10"] == b"x" * 50
 
 
 def test_a_missing_log(tmp_path: Path) -> None:
