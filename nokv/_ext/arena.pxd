@@ -27,6 +27,7 @@ cdef class ArenaPool:
 cdef Chunk* chunk_take(Pool* pool, uint64_t size) noexcept nogil                # NULL: no memory
 cdef void chunk_give(Pool* pool, Chunk* chunk) noexcept nogil
 cdef void* zeros_take(Pool* pool, uint64_t size) noexcept nogil                 # NULL: no memory
+cdef bint pool_has_chunk(Pool* pool) noexcept nogil                             # that need not be asked for from the system
 cdef void pool_fill(Pool* pool) noexcept nogil                                  # without the GIL
 cdef void zeros_give(Pool* pool, void* memory, uint64_t size) noexcept nogil
 cdef Pool* pool_retain(Pool* pool) noexcept nogil

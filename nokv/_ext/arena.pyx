@@ -106,6 +106,10 @@ cdef Chunk* _spare(Pool* pool) noexcept nogil:
     return chunk
 
 
+cdef bint pool_has_chunk(Pool* pool) noexcept nogil:
+    return pool.free != NULL or _spare_bytes(pool) != 0
+
+
 cdef Chunk* chunk_take(Pool* pool, uint64_t size) noexcept nogil:
     cdef Chunk* chunk
     if pool == NULL or size != CHUNK_BYTES:
@@ -160,14 +164,15 @@ cdef void zeros_give(Pool* pool, void* memory, uint64_t size) noexcept nogil:
 
 
 cdef void pool_fill(Pool* pool) noexcept nogil:
-    """Have the chunks ready, in memory already, that the memtable being written will ask for next. Without the GIL, on one thread."""
+    """Have the chunks ready, in memory already, that the memtable being written will ask for next, and the next one for its first.
+    Without the GIL, on one thread."""
     cdef uint64_t taken = nokv_get(&pool.taken), have = nokv_get(&pool.free_bytes) + _spare_bytes(pool)
     cdef Chunk* chunk
     cdef int i
     if taken < CHUNK_BYTES // 2:    # a small one
         return
     for i in range(SPARES_MAX):
-        if taken + have >= pool.memtable_bytes or have + CHUNK_BYTES > pool.limit:
+        if taken + have >= pool.memtable_bytes + CHUNK_BYTES or have + CHUNK_BYTES > pool.limit:
             return
         if not nokv_has_chunk(&pool.spares[i]):
             chunk = _fresh(CHUNK_BYTES, True)

@@ -27,6 +27,7 @@ from nokv._ext.arena cimport (
     Chunk,
     chunk_give,
     chunk_take,
+    pool_has_chunk,
     pool_release,
     pool_retain,
     zeros_give,
@@ -73,6 +74,9 @@ from nokv._ext.skiplist cimport (
     sort_nodes,
 )
 
+cdef extern from "scheduling.h":
+    void nokv_pass() noexcept nogil
+
 cdef extern from *:
     """
     static inline void nokv_store_flag(int* place, int value) { __atomic_store_n(place, value, __ATOMIC_RELEASE); }
@@ -93,6 +97,7 @@ cdef enum:
     CHUNK_FIRST = 65536
     SLOTS_FIRST = 1024
     RANGE_BYTES = 128
+    PASS_NODES = 1024               # of a walk without the GIL, until a thread that waits for the processor gets it
     SETTLE_HELD_MAX = 128           # so few are linked with the GIL held: cheaper than to drop and take it
 
 cdef uint64_t POINTER_MASK = (<uint64_t>1 << 48) - 1
@@ -107,7 +112,7 @@ cdef uint8_t* _allocate(Table* t, uint64_t size) noexcept nogil:
     size = (size + 7) & ~<uint64_t>7
     if size > t.free_size:
         chunk_size = t.next_chunk_size
-        if t.pool != NULL and t.pool.free != NULL:
+        if t.pool != NULL and pool_has_chunk(t.pool):
             chunk_size = CHUNK_BYTES
         if size > chunk_size // 4:
             # An entry this large gets a chunk of its own; the current one goes on being filled.
@@ -531,9 +536,12 @@ cdef class MemTable:
         with nogil:
             oldest = t.pending
             for i in range(1, t.pending_count):
+                if i % PASS_NODES == 0:
+                    nokv_pass()
                 oldest = node_before(oldest)
             oldest.previous = t.tails[0]        # the chain goes on with those that are linked, the last one first
             sorted_items = sort_nodes(t.pending, count, items)
+            nokv_pass()
             for i in range(count):              # never ahead of what is read
                 nodes[i] = sorted_items[i].node
             nokv_store_flag(&t.settling, 0)

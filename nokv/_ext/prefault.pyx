@@ -8,7 +8,7 @@ needs no GIL.
 The writer's side: `attach` (another segment takes over), `detach` (before its mapping goes), `ahead_wake` (what is ready comes to an
 end). Two words are shared without a lock: `end`, which the writer stores, and `due`, which tells it when to wake the thread; whoever
 wakes stores NEVER there first, so that a wake is never lost. The thread holds the lock while it works on the mapping, for one piece at
-a time. Pages that have been written leave the mapping: they would count as this process's memory, and the file keeps them.
+a time, and may lose the processor meanwhile: the writer, who must not wait for that, posts its next mapping. Pages that have been written leave the mapping: they would count as this process's memory, and the file keeps them.
 
 Where pages cannot be populated (other systems; Linux before 5.14) there is no thread.
 """
@@ -25,6 +25,7 @@ cdef extern from "pages.h":
 
 cdef extern from "scheduling.h":
     int nokv_step_aside() noexcept nogil
+    void nokv_pass() noexcept nogil
 
 cdef extern from "ahead.h":
     uint64_t nokv_get(const uint64_t* place) noexcept nogil
@@ -38,6 +39,10 @@ cdef extern from "ahead.h":
     bint nokv_ahead_try(Ahead* a) noexcept nogil
     void nokv_ahead_reenter(Ahead* a) noexcept nogil
     void nokv_ahead_leave(Ahead* a) noexcept nogil
+    void nokv_ahead_post(Ahead* a, AheadMap map) noexcept nogil
+    void nokv_ahead_take(Ahead* a) noexcept nogil
+    uint64_t nokv_ahead_written(Ahead* a) noexcept nogil
+    void nokv_ahead_drop(Ahead* a, const uint8_t* base) noexcept nogil
     void nokv_ahead_end(Ahead* a) noexcept nogil
     uint64_t nokv_ahead_now_ns() noexcept nogil
 
@@ -52,20 +57,26 @@ cdef uint64_t NEVER = <uint64_t>-1
 
 
 cdef bint _one_piece(Ahead* a, uint64_t amount) noexcept nogil:
-    """False: there is nothing left to do, and `due` says until when."""
-    cdef uint64_t passed = nokv_get(a.end) & ~<uint64_t>(BLOCK - 1)
-    cdef uint64_t start = max(a.ready, passed), stop = min(passed + amount, a.capacity), size
+    """With the lock. False: there is nothing left to do, and `due` says until when."""
+    cdef AheadMap* map = &a.map
+    cdef uint64_t passed, start, stop, size
+    nokv_ahead_take(a)
+    if map.base == NULL:
+        return False
+    passed = nokv_get(map.end) & ~<uint64_t>(BLOCK - 1)
+    start = max(map.ready, passed)
+    stop = min(passed + amount, map.capacity)
     if start < stop:
         size = min(stop - start, <uint64_t>BLOCK)
-        nokv_populate(a.base + start, size)
-        a.ready = start + size
+        nokv_populate(map.base + start, size)
+        map.ready = start + size
         return True
     if a.left_behind < passed:
         size = min(passed - a.left_behind, <uint64_t>UNMAP)
-        nokv_unmap_pages(a.base + a.left_behind, size)
+        nokv_unmap_pages(map.base + a.left_behind, size)
         a.left_behind += size
         return True
-    nokv_set(a.due, NEVER if a.ready >= a.capacity else a.ready - amount // 2)
+    nokv_set(map.due, NEVER if map.ready >= map.capacity else map.ready - amount // 2)
     return False
 
 
@@ -79,7 +90,8 @@ cdef void* _run(void* argument) noexcept nogil:
         if nokv_get_int(&a.stop):
             return NULL
         nokv_ahead_reenter(a)
-        written = a.before + (nokv_get(a.end) if a.base != NULL else 0)
+        nokv_ahead_take(a)
+        written = nokv_ahead_written(a)
         nokv_ahead_leave(a)
         # A sync may write what is ready and still empty, too: the slower the writer, the fewer pages are made ready.
         syncs = nokv_get(&a.syncs)
@@ -91,18 +103,17 @@ cdef void* _run(void* argument) noexcept nogil:
         more = True
         while more and not nokv_get_int(&a.stop):
             nokv_ahead_reenter(a)
-            more = a.base != NULL and _one_piece(a, amount)
+            more = _one_piece(a, amount)
             nokv_ahead_leave(a)
+            nokv_pass()
         pool_fill(<Pool*>a.pool)
 
 
-cdef void ahead_detach(Ahead* a, uint8_t* base) noexcept:
-    """The mapping at `base` is about to go: nobody touches it when this returns."""
-    if nokv_ahead_lives(a) and a.base == base:      # only this side changes it
-        nokv_ahead_enter(a)
-        a.before += nokv_get(a.end)
-        a.base = NULL
-        nokv_ahead_leave(a)
+cdef void ahead_detach(Ahead* a, uint8_t* base) noexcept nogil:
+    """The mapping at `base` is about to go: nobody touches it when this returns. It may take as long as a piece, and better waits
+    without the GIL."""
+    if nokv_ahead_lives(a):
+        nokv_ahead_drop(a, base)
 
 
 cdef class Prefaulter:
@@ -123,16 +134,14 @@ cdef class Prefaulter:
     cdef Ahead* attach(self, uint8_t* base, uint64_t capacity, uint64_t ready, const uint64_t* end, uint64_t* due) noexcept:
         """Keep ahead of a writer whose mapping is ready up to `ready`. NULL: it has to do without."""
         cdef Ahead* a = self.a
+        cdef AheadMap map
         if capacity <= SMALL or nokv_get_int(&a.stop) or not nokv_can_populate(base):
             return NULL
         if not nokv_ahead_lives(a) and (a.pid != 0 or not nokv_ahead_start(a, _run)):
             return NULL             # no thread to be had, or in the child of a fork
-        nokv_ahead_enter(a)
-        if a.base != NULL:
-            a.before += nokv_get(a.end)
-        a.base, a.capacity, a.ready, a.left_behind, a.end, a.due = base, capacity, ready, 0, end, due
+        map.base, map.capacity, map.ready, map.end, map.due = base, capacity, ready, end, due
         due[0] = NEVER
-        nokv_ahead_leave(a)
+        nokv_ahead_post(a, map)
         ahead_wake(a)
         return a
 
@@ -148,7 +157,7 @@ cdef class Prefaulter:
             began = now = nokv_ahead_now_ns()
             # Never waits for the lock: the thread that holds it may be waiting for its turn on the processor.
             while more and now - began < limit and nokv_ahead_try(a):
-                more = a.base != NULL and _one_piece(a, READY_MAX)
+                more = _one_piece(a, READY_MAX)
                 nokv_ahead_leave(a)
                 now = nokv_ahead_now_ns()
         return <double>(now - began) / 1e9
@@ -174,7 +183,8 @@ cdef class Prefaulter:
         cdef uint64_t found = 0
         if nokv_ahead_lives(a):
             nokv_ahead_enter(a)
-            if a.base != NULL:
-                found = max(a.ready, nokv_get(a.end)) - nokv_get(a.end)
+            nokv_ahead_take(a)
+            if a.map.base != NULL:
+                found = max(a.map.ready, nokv_get(a.map.end)) - nokv_get(a.map.end)
             nokv_ahead_leave(a)
         return found

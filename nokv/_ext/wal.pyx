@@ -227,10 +227,13 @@ cdef class SegmentWriter:
             ahead_detach(self.ahead, self.base)
 
     def close(self):
+        cdef Ahead* ahead = self.ahead
+        cdef uint8_t* base = self.base
         self.limit = 0
-        if self.ahead != NULL:
-            ahead_detach(self.ahead, self.base)
+        if ahead != NULL:
             self.ahead = NULL
+            with nogil:
+                ahead_detach(ahead, base)
         self.prefaulter = None
         self.base = NULL
         self.map = None
