@@ -12,16 +12,25 @@ from libc.string cimport memset
 import os
 import sys
 
+cdef extern from "scheduling.h":
+    void nokv_pass() noexcept nogil
+
 cdef extern from *:
     """
     #if defined(__linux__)
     #include <errno.h>
+    #include <fcntl.h>
     #include <sys/mman.h>
+    static void nokv_start_range(int fd, uint64_t start, uint64_t size) {
+        (void)sync_file_range(fd, (off_t)start, (off_t)size, SYNC_FILE_RANGE_WRITE);    /* its errors are the sync's */
+    }
     static int nokv_sync_range(void* p, size_t size) { return msync(p, size, MS_SYNC) == 0 ? 0 : errno; }
     #else
+    static void nokv_start_range(int fd, uint64_t start, uint64_t size) { (void)fd; (void)start; (void)size; }
     static int nokv_sync_range(void* p, size_t size) { (void)p; (void)size; return 0; }
     #endif
     """
+    void nokv_start_range(int fd, uint64_t start, uint64_t size) noexcept nogil
     int nokv_sync_range(void* p, size_t size) noexcept nogil
 
 cdef extern from *:
@@ -81,11 +90,16 @@ CAN_SYNC_RANGES = sys.platform.startswith("linux")
 """Whether `sync_range` is there: Linux's msync is an fdatasync of a range."""
 
 
-def sync_range(map not None, uint64_t start, uint64_t end):
-    """fdatasync for the pages of a shared file mapping that hold start <= offset < end, and nothing else: other pages stay as they
-    are, dirty and writable. OSError as fdatasync raises it. Linux only."""
+cdef enum:
+    PIECE = 262144                  # whose writing keeps the kernel busy for 0.05 ms
+
+
+def sync_range(int fd, map not None, uint64_t start, uint64_t end):
+    """fdatasync for the pages of a shared mapping of `fd` that hold start <= offset < end, and nothing else: other pages stay as they
+    are, dirty and writable. In pieces, between which threads that wait for the processor go first: of all of it the kernel may make
+    4 ms without a break. OSError as fdatasync raises it. Linux only."""
     cdef Py_buffer view
-    cdef uint64_t size
+    cdef uint64_t size, piece
     cdef uint8_t* base
     cdef int failed
     if not CAN_SYNC_RANGES:
@@ -98,6 +112,11 @@ def sync_range(map not None, uint64_t start, uint64_t end):
     if end > size or start > end:
         raise ValueError("a range outside the map")
     with nogil:
+        piece = start
+        while piece < end:
+            nokv_start_range(fd, piece, min(end - piece, <uint64_t>PIECE))
+            piece += PIECE
+            nokv_pass()
         failed = nokv_sync_range(base + start, <size_t>(end - start))
     if failed:
         raise OSError(failed, os.strerror(failed))

@@ -3,12 +3,13 @@
 #define NOKV_SCHEDULING_H
 #if defined(__linux__)
 #include <errno.h>
-#include <sched.h>
-#include <stdint.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+#include <sched.h>
+#include <stdint.h>
+#include <time.h>
 
 /* Its share of the processor stays what it is, but a thread that wakes up where it runs goes first, and it does not do so to others:
    SCHED_BATCH, and a long slice, which Linux 6.12 and later weigh against the waker's (kernel documentation, sched-eevdf). Whatever the
@@ -28,5 +29,21 @@ static inline int nokv_step_aside(void) {
 #else
     return 0;
 #endif
+}
+
+/* Background work without the GIL calls this every 0.1 ms or so: whoever waits for this processor goes first. Without it a writer that
+   wakes up here, or a thread that was given the GIL, waits for the scheduler's next tick, up to 4 ms. A yield may cost a turn; where the
+   machine is busy with others these turns add up, so at most half of the time is given away. */
+static inline void nokv_pass(void) {
+    static __thread uint64_t not_before;
+    struct timespec t;
+    uint64_t began, ended;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    began = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    if (began < not_before) return;
+    sched_yield();
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    ended = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    not_before = ended + (ended - began);
 }
 #endif

@@ -2,6 +2,7 @@
 
 cdef extern from "scheduling.h":
     int nokv_step_aside() noexcept nogil
+    void nokv_pass() noexcept nogil
 
 
 def step_aside():
@@ -9,3 +10,9 @@ def step_aside():
     processor. A writer that paused for 0.1 ms would else find the processor taken for a slice of the flush, 2 to 5 ms. False: this
     system has no such thing."""
     return bool(nokv_step_aside())
+
+
+def let_pass():
+    """What background work does every 0.1 ms: who waits for this processor goes first. At most half of the time is given away."""
+    with nogil:
+        nokv_pass()

@@ -19,10 +19,14 @@ from nokv._ext.cursor cimport (
     read_trailer,
 )
 
+cdef extern from "scheduling.h":
+    void nokv_pass() noexcept nogil
+
 cdef enum:
     RADIX_MIN = 512                 # so many keys are sorted by their heads, byte by byte
     ORDER_STEPS_MAX = 8
     ORDER_MIN = 256                 # keys: a search among fewer is short
+    PASS_ITEMS = 1024               # of a sort, until a thread that waits for the processor gets it
     AHEAD = 6                       # nodes that a flush asks for before it needs them
 
 
@@ -220,6 +224,8 @@ cdef SortItem* _sort(SortItem* items, SortItem* room, uint64_t count) noexcept n
     while width < count:
         low = 0
         while low < count:
+            if low % PASS_ITEMS == 0 and count >= PASS_ITEMS:
+                nokv_pass()
             middle = min(low + width, count)
             high = min(middle + width, count)
             if middle == high or not _sorts_before(&items[middle], &items[middle - 1]):
@@ -267,6 +273,8 @@ cdef SortItem* _sort_by_head(SortItem* items, SortItem* room, uint64_t count) no
             counts[byte][value] = total
             total += n
         for i in range(count):
+            if i % PASS_ITEMS == 0:
+                nokv_pass()
             value = (items[i].head >> (8 * byte)) & 255
             room[counts[byte][value]] = items[i]
             counts[byte][value] += 1
@@ -301,6 +309,8 @@ cdef SortItem* sort_nodes(Node* latest, uint64_t count, SortItem* items) noexcep
     cdef Node* first
     while i > 0:                        # in the order in which they came: it may be the right one already
         i -= 1
+        if i % PASS_ITEMS == PASS_ITEMS - 1:
+            nokv_pass()
         items[i].node = node
         node = node_before(node)
     first = items[0].node
@@ -308,6 +318,8 @@ cdef SortItem* sort_nodes(Node* latest, uint64_t count, SortItem* items) noexcep
     common = _common(first, latest, node_key_size(first))       # heads begin where keys begin to differ: a guess, mostly right
     i = 0
     while i < count:
+        if i % PASS_ITEMS == PASS_ITEMS - 1:
+            nokv_pass()
         node = items[i].node
         if node_key_size(node) < common or memcmp(node_key(node), node_key(first), common) != 0:
             for i in range(count):

@@ -61,6 +61,9 @@ import struct
 from nokv._ext.table import FORMAT_VERSION, FORMAT_VERSION_PLAIN, MAGIC, OPTIONAL_PROPERTIES
 from nokv.errors import Corruption, InvariantError, UsageError
 
+cdef extern from "scheduling.h":
+    void nokv_pass() noexcept nogil
+
 cdef extern from *:
     """
     #include <errno.h>
@@ -87,6 +90,9 @@ cdef enum:
     CHUNK = 2 << 20                     # raw bytes that gather before they are compressed and written, which takes the GIL
     CHUNK_WRITTEN = 256 << 10           # the same where it does not: what still is in the processor's cache
     WRITE_BEHIND = 1 << 20              # written bytes that gather before the disk is asked to begin with them
+    PASS_ENTRIES = 256                  # so many are built into blocks until a thread that waits for the processor gets it,
+    PASS_BLOCKS = 8                     # compressed,
+    PASS_HASHES = 16384                 # or entered in the filter
     BLOCK_KEYS_MAX = 1 << 20            # a block ends here: readers write all its keys out
     FILL_MORE = 1                       # the table is full, the source has more
     FILL_DONE = 2
@@ -562,6 +568,8 @@ cdef class TableBuilder:
         cdef const uint8_t* stored
         cdef uint8_t codec
         for i in range(n):
+            if i % PASS_BLOCKS == PASS_BLOCKS - 1:
+                nokv_pass()
             codec = CODEC_NONE
             stored = self.raw.data + start
             raw_size = blocks[i].end - start
@@ -668,6 +676,8 @@ cdef class TableBuilder:
         with nogil:
             memset(data, 0, padding + lines * LINE)
             for i in range(n):
+                if i % PASS_HASHES == 0:
+                    nokv_pass()
                 line = data + padding + ((hashes[i] >> 32) * lines >> 32) * LINE
                 bits = hashes[i] * <uint64_t>0xC2B2AE3D27D4EB4F
                 for k in range(PROBES):
@@ -730,7 +740,11 @@ cdef class TableBuilder:
         cdef int kind
         cdef Slice value
         cdef int verdict
+        cdef uint32_t steps = 0
         while c.valid:
+            steps += 1
+            if steps % PASS_ENTRIES == 0:
+                nokv_pass()
             as_delete = False
             prefix_size = c.key.size - TRAILER_SIZE
             if end != NULL and compare_bytes(c.key.data, prefix_size, end, end_size) >= 0:

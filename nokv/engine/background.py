@@ -72,7 +72,11 @@ class Background(Core):
         self._write_waits = 0
         self._own_executors: list[ThreadExecutor] = []
         if executor is None:
-            self._own_executors = [ThreadExecutor(f"nokv-{work}") for work in ("flush", "compaction", "log")]
+            self._own_executors = [
+                ThreadExecutor("nokv-flush"),
+                ThreadExecutor("nokv-compaction"),
+                ThreadExecutor("nokv-log", aside=False),
+            ]
             self._flush_executor: Executor = self._own_executors[0]
             self._compaction_executor: Executor = self._own_executors[1]
             self._log_executor: Executor = self._own_executors[2]

@@ -6,8 +6,6 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from nokv._ext.scheduling import step_aside
-
 if TYPE_CHECKING:
     from nokv.engine.background import Background
 
@@ -45,7 +43,6 @@ class IntervalSyncer:
             thread.join()
 
     def _run(self) -> None:
-        step_aside()
         while True:
             with self._changed:
                 idle = not self._changed.wait_for(lambda: self._pending or self._stopping, self._idle_s)

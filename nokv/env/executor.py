@@ -20,8 +20,10 @@ class ThreadExecutor:
     work).
     """
 
-    def __init__(self, name: str = "nokv-background") -> None:
+    def __init__(self, name: str = "nokv-background", *, aside: bool = True) -> None:
+        """`aside`: its steps are long, and threads that wake up go before it."""
         self._name = name
+        self._aside = aside
         self._steps: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._running = 0  # steps taken off the queue and not finished: 0 or 1
@@ -56,7 +58,8 @@ class ThreadExecutor:
             thread.join()
 
     def _run(self) -> None:
-        step_aside()
+        if self._aside:
+            step_aside()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._steps or self._closed)

@@ -109,7 +109,7 @@ class MappedLogFile:
 
     def sync(self, start: int = 0, end: int | None = None, /) -> None:
         if end is not None and CAN_SYNC_RANGES:
-            sync_range(self.map, start, end)
+            sync_range(self._fd, self.map, start, end)
             return
         if _DARWIN:
             self.map.flush()

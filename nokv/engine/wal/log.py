@@ -396,7 +396,10 @@ class Wal(WalCore):
             self._syncing_from = min([active.number] + [writer.number for writer in older])
         try:
             for writer in older:
-                writer.file.sync()
+                if background and isinstance(writer, SegmentWriter):
+                    writer.file.sync(0, writer.end)
+                else:
+                    writer.file.sync()
             if exact:
                 active.file.sync(active.synced, through[1])
             else:
