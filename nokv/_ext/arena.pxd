@@ -25,7 +25,8 @@ cdef class ArenaPool:
 
 # Under the GIL, all of them: it is the pool's lock. `pool` may be NULL.
 cdef Chunk* chunk_take(Pool* pool, uint64_t size) noexcept nogil                # NULL: no memory
-cdef void chunk_give(Pool* pool, Chunk* chunk) noexcept nogil
+cdef bint chunk_keep(Pool* pool, Chunk* chunk) noexcept nogil                   # False: the pool has enough, free it
+cdef void chunks_free(Chunk* chunk) noexcept nogil                              # and all that follow it; without the GIL, for it takes time
 cdef void* zeros_take(Pool* pool, uint64_t size) noexcept nogil                 # NULL: no memory
 cdef bint pool_has_chunk(Pool* pool) noexcept nogil                             # that need not be asked for from the system
 cdef void pool_fill(Pool* pool) noexcept nogil                                  # without the GIL

@@ -70,6 +70,9 @@ cdef extern from *:
 
 ARENA_CHUNK_BYTES = CHUNK_BYTES
 
+cdef extern from "scheduling.h":
+    void nokv_pass() noexcept nogil
+
 cdef enum:
     BLOCK_MIN = 262144              # below this, malloc
 
@@ -129,14 +132,23 @@ cdef Chunk* chunk_take(Pool* pool, uint64_t size) noexcept nogil:
     return chunk
 
 
-cdef void chunk_give(Pool* pool, Chunk* chunk) noexcept nogil:
+cdef bint chunk_keep(Pool* pool, Chunk* chunk) noexcept nogil:
     if pool == NULL or chunk.size != CHUNK_BYTES or pool.free_bytes + _spare_bytes(pool) + CHUNK_BYTES > pool.limit:
-        _free(chunk)
-        return
+        return False
     chunk.next = pool.free
     pool.free = chunk
     pool.free_bytes += CHUNK_BYTES
     nokv_poison(<uint8_t*>chunk + CHUNK_HEADER, CHUNK_BYTES - CHUNK_HEADER)
+    return True
+
+
+cdef void chunks_free(Chunk* chunk) noexcept nogil:
+    cdef Chunk* following
+    while chunk != NULL:
+        following = chunk.next
+        _free(chunk)
+        nokv_pass()
+        chunk = following
 
 
 cdef void* zeros_take(Pool* pool, uint64_t size) noexcept nogil:
@@ -160,7 +172,8 @@ cdef void zeros_give(Pool* pool, void* memory, uint64_t size) noexcept nogil:
         free(memory)
     else:
         chunk.size = size
-        chunk_give(pool, chunk)
+        if not chunk_keep(pool, chunk):
+            _free(chunk)
 
 
 cdef void pool_fill(Pool* pool) noexcept nogil:

@@ -25,8 +25,9 @@ from nokv._ext.arena cimport (
     CHUNK_HEADER,
     ArenaPool,
     Chunk,
-    chunk_give,
+    chunk_keep,
     chunk_take,
+    chunks_free,
     pool_has_chunk,
     pool_release,
     pool_retain,
@@ -310,6 +311,7 @@ cdef class MemTable:
     def __dealloc__(self):
         cdef Chunk* chunk = self.t.chunks
         cdef Chunk* following
+        cdef Chunk* surplus = NULL
         cdef Order* order = self.t.order
         cdef Order* older
         cdef int i
@@ -321,8 +323,13 @@ cdef class MemTable:
             ranges_release(self.t.pieces[i])
         while chunk != NULL:
             following = chunk.next
-            chunk_give(self.t.pool, chunk)
+            if not chunk_keep(self.t.pool, chunk):
+                chunk.next = surplus
+                surplus = chunk
             chunk = following
+        if surplus != NULL:
+            with nogil:
+                chunks_free(surplus)
         if self.t.slots != NULL:        # else __cinit__ ended before it made the mutex
             pthread_mutex_destroy(&self.t.settled)
             zeros_give(self.t.pool, self.t.slots, self.t.slot_count * 8)
@@ -546,7 +553,7 @@ cdef class MemTable:
                 nodes[i] = sorted_items[i].node
             nokv_store_flag(&t.settling, 0)
             pthread_mutex_unlock(&t.settled)
-        fewer = <Node**>realloc(nodes, count * sizeof(Node*))
+            fewer = <Node**>realloc(nodes, count * sizeof(Node*))
         if fewer != NULL:
             nodes = fewer
         c = new_flush_cursor(t, nodes, count)

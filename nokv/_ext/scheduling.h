@@ -32,18 +32,25 @@ static inline int nokv_step_aside(void) {
 }
 
 /* Background work without the GIL calls this every 0.1 ms or so: whoever waits for this processor goes first. Without it a writer that
-   wakes up here, or a thread that was given the GIL, waits for the scheduler's next tick, up to 4 ms. A yield may cost a turn; where the
-   machine is busy with others these turns add up, so at most half of the time is given away. */
-static inline void nokv_pass(void) {
-    static __thread uint64_t not_before;
+   wakes up here, or a thread that was given the GIL, waits for the scheduler's next tick, up to 4 ms. A yield may cost a turn, and where
+   the machine is busy with others these turns add up: but for some credit no more time is given away than was worked. */
+enum { NOKV_PASS_CREDIT_NS = 20 * 1000 * 1000 };
+
+static inline int64_t nokv_pass_now(void) {
     struct timespec t;
-    uint64_t began, ended;
     clock_gettime(CLOCK_MONOTONIC, &t);
-    began = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-    if (began < not_before) return;
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static inline void nokv_pass(void) {
+    static __thread int64_t credit = NOKV_PASS_CREDIT_NS, last;
+    int64_t now = nokv_pass_now();
+    if (last) credit += now - last;
+    if (credit > NOKV_PASS_CREDIT_NS) credit = NOKV_PASS_CREDIT_NS;
+    last = now;
+    if (credit <= 0) return;
     sched_yield();
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    ended = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-    not_before = ended + (ended - began);
+    last = nokv_pass_now();
+    credit -= last - now;
 }
 #endif

@@ -13,6 +13,7 @@ def step_aside():
 
 
 def let_pass():
-    """What background work does every 0.1 ms: who waits for this processor goes first. At most half of the time is given away."""
+    """What background work does every 0.1 ms: who waits for this processor goes first. But for 20 ms no
+    more time is given away than was worked."""
     with nogil:
         nokv_pass()

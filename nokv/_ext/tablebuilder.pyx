@@ -90,7 +90,7 @@ cdef enum:
     CHUNK = 2 << 20                     # raw bytes that gather before they are compressed and written, which takes the GIL
     CHUNK_WRITTEN = 256 << 10           # the same where it does not: what still is in the processor's cache
     WRITE_BEHIND = 1 << 20              # written bytes that gather before the disk is asked to begin with them
-    PASS_ENTRIES = 256                  # so many are built into blocks until a thread that waits for the processor gets it,
+    PASS_ENTRIES = 128                  # so many are built into blocks until a thread that waits for the processor gets it,
     PASS_BLOCKS = 8                     # compressed,
     PASS_HASHES = 16384                 # or entered in the filter
     BLOCK_KEYS_MAX = 1 << 20            # a block ends here: readers write all its keys out
@@ -502,6 +502,7 @@ cdef class TableBuilder:
                 return CURSOR_IO
         self.written += self.out.size
         self.out.size = 0
+        nokv_pass()
         if self.written - self.started >= WRITE_BEHIND:     # or the sync would find all of it still to be written
             nokv_start_writing(self.fd, <int64_t>self.started, <int64_t>(self.written - self.started))
             self.started = self.written

@@ -112,6 +112,7 @@ class Wal(WalCore):
         self._files = files
         self._directory = directory
         self._segment_bytes = segment_bytes
+        self._freeing = threading.RLock()  # of who removes segments; before the others
         self._making = threading.RLock()  # of who makes, takes or drops a segment; before `_lock`
         self._lock = threading.RLock()
         # `appended` when the last sync began; below zero: not even what was here before is on disk
@@ -412,7 +413,6 @@ class Wal(WalCore):
             with self._lock:
                 for writer in older:
                     self._unsynced.remove(writer)
-                    writer.close()
                 if older:
                     self._turn.unfinished = bool(self._unsynced)
                 # The mark lets recovery tell bit rot from a torn tail. It needs no sync of its own, and no room is made
@@ -422,12 +422,15 @@ class Wal(WalCore):
                     self.active.append(TYPE_SYNCED, mark)
         finally:
             self._syncing_from = NEVER
+        for writer in older:
+            writer.close()
         return covered
 
     def _sync_names(self) -> None:
         """A segment that went unsynced is gone for good when this returns. Before a mark says, or a caller is told,
         that what follows is on disk: if power loss gave its name back, the log would end inside it."""
-        gone = self._names_gone
+        with self._freeing:  # what is no longer ours to sync has been removed
+            gone = self._names_gone
         if self._names_synced < gone:
             self._files.sync_dir(self._directory)
             self._names_synced = max(self._names_synced, gone)
@@ -450,19 +453,43 @@ class Wal(WalCore):
     def retain(self, name: str, oldest_segment_needed: int | None) -> None:
         """`name` needs this segment and all later ones; None: needs nothing. Frees what nobody needs any more: what it
         held is on disk elsewhere, and that is written down there, so that it need not have been synced here."""
-        with self._lock:
-            if self._closed:
-                raise Closed("the WAL is closed")
-            self._retained[name] = oldest_segment_needed
-            assert self.active is not None
-            floor = min([self.active.number] + [needed for needed in self._retained.values() if needed is not None])
-            floor = min(floor, self._syncing_from)
-            while self._segments[0].number < floor:
-                self._release(self._segments[0])
-                self._forget_unsynced(self._segments.pop(0).number)
-            for item in [item for item in self._older if item[0] < floor]:
-                self._files.remove(item[1])
-                self._older.remove(item)
+        with self._freeing:
+            with self._lock:
+                if self._closed:
+                    raise Closed("the WAL is closed")
+                self._retained[name] = oldest_segment_needed
+                assert self.active is not None
+                floor = min([self.active.number] + [needed for needed in self._retained.values() if needed is not None])
+                floor = min(floor, self._syncing_from)
+                segments = [info for info in self._segments if info.number < floor]
+                unsynced = [writer for writer in self._unsynced if writer.number < floor]
+                self._take_back([], [], len(segments), len(unsynced))
+            try:  # and not under `_lock`: appends and syncs go on
+                while segments:
+                    self._release(segments[0])
+                    number = segments.pop(0).number
+                    if unsynced and unsynced[0].number == number:
+                        self._names_gone += 1
+                        unsynced.pop(0).close()
+                for item in [item for item in self._older if item[0] < floor]:
+                    self._files.remove(item[1])
+                    self._older.remove(item)
+            finally:
+                if segments:
+                    with self._lock:
+                        self._take_back(segments, unsynced)
+
+    def _take_back(
+        self,
+        segments: list[SegmentInfo],
+        unsynced: list[SegmentWriter | _FoundSegment],
+        gone: int = 0,
+        forgotten: int = 0,
+    ) -> None:
+        """The caller holds `_lock`: these segments are the log's oldest, instead of so many."""
+        self._segments[:gone] = segments
+        self._unsynced[:forgotten] = unsynced
+        self._turn.unfinished = bool(self._unsynced)
 
     def _release(self, info: SegmentInfo) -> None:
         # Its name may come back after power loss. It is outside the chain then, or still a valid part of it; or it had
@@ -477,14 +504,6 @@ class Wal(WalCore):
         else:
             self._files.remove(info.path)
         self._freed += 1
-
-    def _forget_unsynced(self, number: int) -> None:
-        """The caller holds `_lock` and has released this segment: if it was not synced, it never will be."""
-        for writer in [writer for writer in self._unsynced if writer.number == number]:
-            self._names_gone += 1
-            self._unsynced.remove(writer)
-            writer.close()
-            self._turn.unfinished = bool(self._unsynced)
 
     def check_beginning(self, log_number: int) -> None:
         """Corruption if a segment is missing that a manifest with this log number needs; 0: nothing was ever flushed,
@@ -537,7 +556,7 @@ class Wal(WalCore):
         finally:
             self._closed = True
             self._turn.settle()
-            with self._making, self._lock:
+            with self._freeing, self._making, self._lock:
                 self.soft_limit = 0
                 writers = [*self._unsynced, *([self.active] if self.active is not None else [])]
                 if self._spare is not None:

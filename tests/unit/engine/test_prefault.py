@@ -7,7 +7,6 @@ import mmap
 import os
 import random
 import resource
-import subprocess
 import sys
 import threading
 import time
@@ -19,7 +18,6 @@ import pytest
 import nokv
 from nokv._ext.arena import ArenaPool
 from nokv._ext.prefault import Prefaulter
-from nokv._ext.scheduling import let_pass, step_aside
 from nokv.engine.wal import Wal
 from nokv.env.files import OsFiles
 from nokv.testing.files import CrashFiles
@@ -32,11 +30,6 @@ def faults() -> int:
     """Of this thread. A page of a file that nobody has had in memory yet counts as a major one."""
     usage = resource.getrusage(resource.RUSAGE_THREAD)
     return usage.ru_minflt + usage.ru_majflt
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def eventually(true: Callable[[], bool], seconds: float = 30) -> bool:
@@ -216,68 +209,28 @@ def test_making_a_segment_holds_up_neither_appends_nor_syncs(tmp_path: Path) -> 
     wal.close()
 
 
-@linux_only
-def test_background_threads_let_others_go_first() -> None:
-    policies: list[int] = []
+def test_removing_a_segment_holds_up_no_append(tmp_path: Path) -> None:
+    """Nor the switch to another one: the file system takes its time for a large file."""
+    removing, go_on = threading.Event(), threading.Event()
 
-    def work() -> None:
-        assert step_aside()
-        policies.append(os.sched_getscheduler(0))
+    class SlowFiles(OsFiles):
+        def remove(self, path: str) -> None:
+            removing.set()
+            assert go_on.wait(60)
+            super().remove(path)
 
-    thread = threading.Thread(target=work)
+    wal = Wal(SlowFiles(), str(tmp_path / "wal"), 64 << 10, retainers=("test",))
+    for number in range(3):
+        wal.append(16, b"%d" % number * (60 << 10))
+    first = wal.segments()
+    thread = threading.Thread(target=wal.retain, args=("test", first[-1]))
     thread.start()
+    assert removing.wait(60)
+    for number in range(3):
+        wal.append(16, b"%d" % number * (60 << 10))
+    assert wal.segments() == [first[-1] + number for number in range(4)] and wal.stats()["freed"] == 0
+    go_on.set()
     thread.join()
-    assert policies == [os.SCHED_BATCH] and os.sched_getscheduler(0) == os.SCHED_OTHER
-
-
-@linux_only
-def test_a_busy_machine_does_not_starve_background_work(tmp_path: Path) -> None:
-    """Whoever yields pays for it with a turn, and another process takes every turn that it gets."""
-    cpu = min(os.sched_getaffinity(0))
-    rival = subprocess.Popen(
-        [sys.executable, "-c", f"import os; os.sched_setaffinity(0, {{{cpu}}}); print(flush=True)\nwhile True: pass"],
-        stdout=subprocess.PIPE,
-    )
-    shares: list[float] = []
-
-    def work() -> None:
-        os.sched_setaffinity(0, {cpu})
-        step_aside()
-        before, began = cpu_seconds(rival.pid), time.thread_time()
-        while time.thread_time() < began + 0.2:
-            for _ in range(1000):
-                pass
-            let_pass()
-        shares.append(0.2 / (0.2 + cpu_seconds(rival.pid) - before))
-
-    try:
-        assert rival.stdout is not None and rival.stdout.readline()
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-    finally:
-        rival.kill()
-        rival.communicate()
-    assert shares[0] > 0.15, shares  # a yield as often as it works would leave it less than a hundredth
-
-
-@linux_only
-def test_only_long_work_steps_aside(tmp_path: Path) -> None:
-    """The log's thread needs the GIL, and has it to give back soon: it must not wait for the processor with it."""
-    with nokv.open(str(tmp_path / "db")) as db:
-        policies: dict[str, int] = {}
-        done = threading.Event()
-
-        def note() -> None:
-            policies[threading.current_thread().name] = os.sched_getscheduler(0)
-            if len(policies) == 3:
-                done.set()
-
-        for executor in db._own_executors:
-            executor.submit(note)
-        assert done.wait(60)
-    assert policies == {
-        "nokv-flush": os.SCHED_BATCH,
-        "nokv-compaction": os.SCHED_BATCH,
-        "nokv-log": os.SCHED_OTHER,
-    }
+    wal.sync()
+    assert wal.stats()["freed"] == 2
+    wal.close()
