@@ -35,37 +35,6 @@ cdef extern from *:
 
 cdef extern from *:
     """
-    #if defined(__linux__)
-    #include <errno.h>
-    #include <fcntl.h>
-    #include <sys/stat.h>
-    #include <sys/syscall.h>
-    #include <unistd.h>
-    #define NOKV_CACHESTAT 451          /* cachestat(2), on every architecture; Linux 6.5 */
-    #define NOKV_PAGES_PIECE 1048576u
-    static void nokv_forget_pages(const char* path, void (*pass)(void)) {
-        struct stat about;
-        int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-        if (fd < 0) return;
-        if (fstat(fd, &about) == 0 && S_ISREG(about.st_mode) && about.st_nlink == 1 && about.st_size > (off_t)NOKV_PAGES_PIECE) {
-            uint64_t range[2] = {0, NOKV_PAGES_PIECE}, found[5];    /* offset, size; cached, dirty, in writeback, evicted, recently so */
-            for (; range[0] < (uint64_t)about.st_size; range[0] += NOKV_PAGES_PIECE) {
-                if (syscall(NOKV_CACHESTAT, fd, range, found, 0) != 0) break;
-                if (found[0] && !found[1] && !found[2])
-                    (void)posix_fadvise(fd, (off_t)range[0], (off_t)range[1], POSIX_FADV_DONTNEED);
-                pass();
-            }
-        }
-        close(fd);
-    }
-    #else
-    static void nokv_forget_pages(const char* path, void (*pass)(void)) { (void)path; (void)pass; }
-    #endif
-    """
-    void nokv_forget_pages(const char* path, void (*p)() noexcept nogil) noexcept nogil
-
-cdef extern from *:
-    """
     #include <errno.h>
     #include <fcntl.h>
     #include <sys/mman.h>
@@ -172,16 +141,6 @@ cdef bytes c_path(str path):
     if b"\0" in name:
         raise ValueError("embedded null byte")
     return name
-
-
-def remove_file(str path not None):
-    """unlink, in pieces: of a large file the kernel drops 4,000 pages in 3 ms, in which no other thread gets this processor. What is on
-    disk and has no other name leaves the page cache before."""
-    cdef bytes name = c_path(path)
-    cdef const char* raw = name
-    with nogil:
-        nokv_forget_pages(raw, nokv_pass)
-    os.unlink(path)
 
 
 cdef class FileMap:

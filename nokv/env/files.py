@@ -19,7 +19,7 @@ import mmap
 import os
 import sys
 
-from nokv._ext.disk import CAN_SYNC_RANGES, FileMap, read_file, remove_file, sync_range, zero
+from nokv._ext.disk import CAN_SYNC_RANGES, FileMap, read_file, sync_range, zero
 from nokv.env.ports import Buffer
 
 __all__ = ["FileLock", "MappedLogFile", "OsFiles", "OsWritableFile"]
@@ -231,7 +231,7 @@ class OsFiles:
         os.replace(source, target)
 
     def remove(self, path: str) -> None:
-        remove_file(path)
+        os.unlink(path)
 
     def rmdir(self, path: str) -> None:
         os.rmdir(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 import threading
@@ -14,7 +13,6 @@ import pytest
 
 import nokv
 from nokv._ext.scheduling import let_pass, step_aside
-from nokv.env.files import OsFiles
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="these are system calls of Linux")
 
@@ -89,29 +87,3 @@ def test_only_long_work_steps_aside(tmp_path: Path) -> None:
         "nokv-compaction": os.SCHED_BATCH,
         "nokv-log": os.SCHED_OTHER,
     }
-
-
-def test_a_removed_file_is_gone_and_who_has_it_keeps_it(tmp_path: Path) -> None:
-    """Pages leave the cache before the name does: not the data of another name, of a reader, or what no disk has."""
-    files = OsFiles()
-    data = random.Random(3).randbytes(3 << 20)
-    for synced in (True, False):
-        path = tmp_path / "file"
-        path.write_bytes(data)
-        if synced:
-            files.sync_file(str(path))
-        os.link(path, tmp_path / "linked")
-        files.remove(str(path))
-        assert not path.exists() and (tmp_path / "linked").read_bytes() == data
-        mapped = files.map_file(str(tmp_path / "linked"))
-        with open(tmp_path / "linked", "rb") as reader:
-            files.remove(str(tmp_path / "linked"))
-            assert os.listdir(tmp_path) == [] and reader.read() == data == bytes(mapped)
-        del mapped
-    with pytest.raises(FileNotFoundError) as caught:
-        files.remove(str(tmp_path / "file"))
-    assert caught.value.filename == str(tmp_path / "file")
-    (tmp_path / "elsewhere").write_bytes(data)
-    os.symlink(tmp_path / "elsewhere", tmp_path / "symbolic")
-    files.remove(str(tmp_path / "symbolic"))
-    assert os.listdir(tmp_path) == ["elsewhere"]
