@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import sys
@@ -22,8 +23,10 @@ def footprint(path: Path) -> tuple[int, int, int]:
     """Resident KiB; descriptors and mappings of files in `path`."""
     with open("/proc/self/status") as status:
         resident = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
-    links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
-    descriptors = sum(os.path.islink(link) and os.readlink(link).startswith(str(path)) for link in links)
+    descriptors = 0
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # somebody closes one meanwhile
+            descriptors += os.readlink(f"/proc/self/fd/{descriptor}").startswith(str(path))
     with open("/proc/self/maps") as maps:
         return resident, descriptors, sum(str(path) in line for line in maps)
 
