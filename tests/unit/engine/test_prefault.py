@@ -21,6 +21,7 @@ from nokv._ext.prefault import Prefaulter
 from nokv.engine.wal import Wal
 from nokv.env.files import OsFiles
 from nokv.testing.files import CrashFiles
+from tests.sanitizer import own_allocator
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no such thread elsewhere")
 SEGMENT = 16 << 20
@@ -54,6 +55,7 @@ def resident_bytes(name: str) -> int:
 
 
 @linux_only
+@own_allocator  # a sanitizer's allocator keeps what is freed, and each record meets fresh memory
 def test_stores_of_a_writer_meet_few_page_faults(tmp_path: Path) -> None:
     """Some are not ours to prevent: the kernel protects a page that it writes to disk before the writer comes to it."""
     prefaulter = Prefaulter(ArenaPool(0))
