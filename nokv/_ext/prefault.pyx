@@ -8,7 +8,8 @@ needs no GIL.
 The writer's side: `attach` (another segment takes over), `detach` (before its mapping goes), `ahead_wake` (what is ready comes to an
 end). Two words are shared without a lock: `end`, which the writer stores, and `due`, which tells it when to wake the thread; whoever
 wakes stores NEVER there first, so that a wake is never lost. The thread holds the lock while it works on the mapping, for one piece at
-a time, and may lose the processor meanwhile: the writer, who must not wait for that, posts its next mapping. Pages that have been written leave the mapping: they would count as this process's memory, and the file keeps them.
+a time, and may lose the processor meanwhile: the writer, who must not wait for that, posts its next mapping. Pages that have been
+written leave the mapping: they would count as this process's memory, and the file keeps them.
 
 Where pages cannot be populated (other systems; Linux before 5.14) there is no thread.
 """

@@ -463,7 +463,8 @@ class Wal(WalCore):
                 floor = min(floor, self._syncing_from)
                 segments = [info for info in self._segments if info.number < floor]
                 unsynced = [writer for writer in self._unsynced if writer.number < floor]
-                self._take_back([], [], len(segments), len(unsynced))
+                del self._segments[: len(segments)], self._unsynced[: len(unsynced)]
+                self._turn.unfinished = bool(self._unsynced)
             try:  # and not under `_lock`: appends and syncs go on
                 while segments:
                     self._release(segments[0])
@@ -475,21 +476,11 @@ class Wal(WalCore):
                     self._files.remove(item[1])
                     self._older.remove(item)
             finally:
-                if segments:
+                if segments:  # they could not be removed, and are the log's oldest as before
                     with self._lock:
-                        self._take_back(segments, unsynced)
-
-    def _take_back(
-        self,
-        segments: list[SegmentInfo],
-        unsynced: list[SegmentWriter | _FoundSegment],
-        gone: int = 0,
-        forgotten: int = 0,
-    ) -> None:
-        """The caller holds `_lock`: these segments are the log's oldest, instead of so many."""
-        self._segments[:gone] = segments
-        self._unsynced[:forgotten] = unsynced
-        self._turn.unfinished = bool(self._unsynced)
+                        self._segments[:0] = segments
+                        self._unsynced[:0] = unsynced
+                        self._turn.unfinished = bool(self._unsynced)
 
     def _release(self, info: SegmentInfo) -> None:
         # Its name may come back after power loss. It is outside the chain then, or still a valid part of it; or it had
