@@ -6,11 +6,14 @@ Threads: any. The caller keeps the map or the descriptor open until the call ret
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memset
 
 import os
 import sys
+
+cdef extern from "pages.h":
+    void nokv_start_writing(int fd, int64_t offset, int64_t size) noexcept nogil
 
 cdef extern from "scheduling.h":
     void nokv_pass() noexcept nogil
@@ -19,18 +22,12 @@ cdef extern from *:
     """
     #if defined(__linux__)
     #include <errno.h>
-    #include <fcntl.h>
     #include <sys/mman.h>
-    static void nokv_start_range(int fd, uint64_t start, uint64_t size) {
-        (void)sync_file_range(fd, (off_t)start, (off_t)size, SYNC_FILE_RANGE_WRITE);    /* its errors are the sync's */
-    }
     static int nokv_sync_range(void* p, size_t size) { return msync(p, size, MS_SYNC) == 0 ? 0 : errno; }
     #else
-    static void nokv_start_range(int fd, uint64_t start, uint64_t size) { (void)fd; (void)start; (void)size; }
     static int nokv_sync_range(void* p, size_t size) { (void)p; (void)size; return 0; }
     #endif
     """
-    void nokv_start_range(int fd, uint64_t start, uint64_t size) noexcept nogil
     int nokv_sync_range(void* p, size_t size) noexcept nogil
 
 cdef extern from *:
@@ -114,7 +111,7 @@ def sync_range(int fd, map not None, uint64_t start, uint64_t end):
     with nogil:
         piece = start
         while piece < end:
-            nokv_start_range(fd, piece, min(end - piece, <uint64_t>PIECE))
+            nokv_start_writing(fd, <int64_t>piece, <int64_t>min(end - piece, <uint64_t>PIECE))      # its errors are the sync's
             piece += PIECE
             nokv_pass()
         failed = nokv_sync_range(base + start, <size_t>(end - start))

@@ -61,6 +61,9 @@ import struct
 from nokv._ext.table import FORMAT_VERSION, FORMAT_VERSION_PLAIN, MAGIC, OPTIONAL_PROPERTIES
 from nokv.errors import Corruption, InvariantError, UsageError
 
+cdef extern from "pages.h":
+    void nokv_start_writing(int fd, int64_t offset, int64_t size) noexcept nogil
+
 cdef extern from "scheduling.h":
     void nokv_pass() noexcept nogil
 
@@ -69,19 +72,7 @@ cdef extern from *:
     #include <errno.h>
     #include <stdint.h>
     #include <unistd.h>
-    #if defined(__linux__)
-    #include <sys/syscall.h>
-    #endif
-    /* SYNC_FILE_RANGE_WRITE, a hint. By number: the declaration hangs on feature macros that Python's headers set. */
-    static void nokv_start_writing(int fd, int64_t offset, int64_t size) {
-    #if defined(__linux__) && defined(SYS_sync_file_range) && defined(__LP64__)
-        (void)syscall(SYS_sync_file_range, fd, (long)offset, (long)size, 2u);
-    #else
-        (void)fd; (void)offset; (void)size;
-    #endif
-    }
     """
-    void nokv_start_writing(int fd, int64_t offset, int64_t size) noexcept nogil
     ssize_t posix_write "write"(int fd, const void* data, size_t size) noexcept nogil
     int errno
     int EINTR, EIO

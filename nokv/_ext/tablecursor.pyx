@@ -24,16 +24,8 @@ from nokv._ext.blockcache cimport CachedBlock, Home, hold_block, nokv_ask_for, r
 from nokv._ext.cursor cimport CURSOR_OK, Cursor, CursorOps, Slice, TRAILER_SIZE, compare_bytes
 from nokv._ext.tableparts cimport PART_INDEX, need, nokv_parts
 
-cdef extern from *:
-    """
-    #if defined(__linux__)
-    #include <sys/mman.h>
-    static inline void nokv_let_go(const void* p, size_t size) { (void)madvise((void*)p, size, MADV_DONTNEED); }
-    #else
-    static inline void nokv_let_go(const void* p, size_t size) { (void)p; (void)size; }
-    #endif
-    """
-    void nokv_let_go(const void* p, size_t size) noexcept nogil
+cdef extern from "pages.h":
+    void nokv_unmap_pages(void* p, size_t size) noexcept nogil
 
 cdef enum:
     PASSED_BYTES = 1 << 20              # of a table stay in memory behind who reads all of it
@@ -70,7 +62,7 @@ cdef void let_go_behind(TableCursor* tc, uint64_t offset) noexcept nogil:
         tc.passed = offset & ~<uint64_t>(PAGE_MAX - 1)
     elif offset - tc.passed >= PASSED_BYTES:
         offset &= ~<uint64_t>(PAGE_MAX - 1)
-        nokv_let_go(tc.table.base + tc.passed, offset - tc.passed)
+        nokv_unmap_pages(<void*>(tc.table.base + tc.passed), offset - tc.passed)
         tc.passed = offset
 
 
