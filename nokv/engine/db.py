@@ -155,6 +155,7 @@ class DB(Background, MutableMapping[bytes, bytes]):
         segments = self._wal.segments()
         if not fresh:
             self._wal.check_beginning(log_number)
+            versions.remove_leftovers()
         mem.first_segment = max(log_number, segments[0])
         if mem.first_segment not in segments:  # power loss took it: the log ended before it, and goes on after it
             mem.first_segment = max(number for number in segments if number < log_number)

@@ -101,6 +101,7 @@ class VersionSet:
         self._turns: dict[int, bytes] = {}
         self._obsolete: dict[int, weakref.ref[Table]] = {}  # dropped tables that somebody may still read
         self._unwanted: list[str] = []  # files to remove
+        self._leftovers: list[str] = []  # of an earlier process
         self.remove_error = ""
         self._lock = threading.RLock()
         self._failed = ""
@@ -108,7 +109,7 @@ class VersionSet:
     # -- opening ------------------------------------------------------------------------------------------------------
     def recover(self, *, create: bool = True, opened: dict[int, Table] | None = None) -> bool:
         """Read CURRENT, the manifest and every table's frame (but of those in `opened`, which takes the others in).
-        True if this made a new directory. On any error nothing on disk has changed."""
+        True if this made a new directory. Nothing that was on disk has changed: `remove_leftovers` comes after it."""
         names = self.files.listdir(self.path)
         try:
             self._manifest_name = read_current(self.files, join(self.path, CURRENT))
@@ -126,7 +127,7 @@ class VersionSet:
         self.current = Version(self._tables(metas.values(), {} if opened is None else opened), values)
         self._next_file_number = max(self._next_file_number, 1 + max([number, *_file_numbers(names), *metas, *values]))
         if torn is None and not self.read_only:
-            self._remove_leftovers(names, metas)
+            self._leftovers = self._find_leftovers(names, metas)
         return False
 
     def _create(self, names: Sequence[str], create: bool) -> bool:
@@ -181,7 +182,7 @@ class VersionSet:
         for meta in edit.added:
             self.last_sequence = max(self.last_sequence, meta.max_sequence)
 
-    def _remove_leftovers(self, names: Iterable[str], metas: dict[int, FileMeta]) -> None:
+    def _find_leftovers(self, names: Iterable[str], metas: dict[int, FileMeta]) -> list[str]:
         """Files of a step that a crash cut short. Only with a manifest that ends cleanly; never on a guess."""
         leftovers = []
         for name in names:
@@ -194,6 +195,12 @@ class VersionSet:
                 orphan = int(found[1]) not in (metas if found[2] == "sst" else self.values.metas)
             if orphan:
                 leftovers.append(join(self.path, name))
+        return leftovers
+
+    def remove_leftovers(self) -> None:
+        """What no edit names. Call it when the log has been found to begin where the manifest says: a manifest that
+        lost its last edits ends cleanly too, and its tables are no leftovers."""
+        leftovers, self._leftovers = self._leftovers, []
         if leftovers:
             self.make_durable()
         for path in leftovers:

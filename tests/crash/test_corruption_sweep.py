@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import nokv
+from nokv.engine.manifest.log import read_manifest
 from nokv.engine.mode import STANDALONE, ModeRecord, write_mode
 from nokv.testing.executor import StepExecutor
 from nokv.testing.files import CrashFiles
@@ -220,6 +221,22 @@ def test_flipped_bits() -> None:
 def test_cut_files() -> None:
     """At every seventh length, or at every one."""
     sweep(lambda path: lengths(path, count(7, 1, 1)))
+
+
+def test_a_manifest_without_its_last_edits() -> None:
+    """It ends cleanly, so that it looks like an older one; the tables that it no longer names are no leftovers."""
+    path = next(path for path in PATHS if "MANIFEST" in path)
+    content, ends = STORE.read_file(path)[: used(path)], []
+    for size in range(len(content)):
+        try:
+            edits, torn = read_manifest(content[:size], path, 1)
+        except nokv.Corruption:
+            continue
+        if edits and torn is None:
+            ends.append(size)
+    assert len(ends) > 2
+    for size in ends:
+        assert check(path, content[:size], f"{path}: cut to {size} bytes") == "refused"
 
 
 def test_sectors_of_zeros_and_swapped_sectors() -> None:

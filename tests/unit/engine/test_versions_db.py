@@ -138,3 +138,16 @@ def test_a_wrong_table_fails_the_open_and_nothing_changes(tmp_path: Path, damage
         nokv.open(str(home))
     assert caught.value.path == str(first)
     assert listing(home) == before
+
+
+def test_files_that_no_edit_names_go_when_the_directory_is_opened(tmp_path: Path) -> None:
+    with nokv.open(str(tmp_path / "a")) as db:
+        db.put(b"k", b"v")
+        db.flush()
+        found = every(db)
+    names = {path.name for path in (tmp_path / "a").iterdir()}
+    for name in ("000777.sst", "MANIFEST-000778", "CURRENT.tmp"):
+        (tmp_path / "a" / name).write_bytes(b"of a step that was cut short")
+    with nokv.open(str(tmp_path / "a")) as db:
+        assert every(db) == found
+    assert {path.name for path in (tmp_path / "a").iterdir()} == names
