@@ -59,3 +59,49 @@ def test_the_interpreters_allocations(operation: str) -> None:
     run(operation, "python", 1, 200, 1 if operation == "flush" else count(9, 1, 1), {})
     if deeper := count(0, 0, 5000):
         run(operation, "python", 201, deeper, 11, {})
+
+
+FORGETFUL = """
+import gc, sys, _testcapi
+sys.path.insert(0, sys.argv[1])
+from memory_failures import forgotten_arguments
+
+def cell(argument):
+    kept = argument
+    return lambda: kept
+
+def plain(argument):
+    return [argument]
+
+def forgiven(function, argument):
+    try:
+        _testcapi.set_nomemory(0, 1)
+        function(argument)
+    except MemoryError as error:
+        _testcapi.remove_mem_hooks()
+        return any(value is argument for value in forgotten_arguments(error))
+    finally:
+        _testcapi.remove_mem_hooks()
+
+for function in (cell, plain):
+    argument = f"{len(sys.argv)} arguments"
+    before = sys.getrefcount(argument)
+    seen = forgiven(function, argument)
+    gc.collect()  # the frames that were looked at
+    print(function.__name__, seen, sys.getrefcount(argument) - before)
+"""
+
+
+@pytest.mark.skipif(sys.version_info[:2] not in ((3, 11), (3, 12)), reason="CPython 3.11 and 3.12 do this")
+def test_what_cpython_forgets(tmp_path: Path) -> None:
+    """Without us: a cell that cannot be made leaks the argument, and only this is forgiven. Once it no longer does,
+    forgotten_arguments() can go."""
+    pytest.importorskip("_testcapi", reason="this Python was built without its test module")
+    script = tmp_path / "forgetful.py"  # a file: the columns of its lines are looked at
+    script.write_text(FORGETFUL)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONMALLOC": "malloc"}
+    environment["ASAN_OPTIONS"] = "detect_leaks=0"  # it is one
+    done = subprocess.run(
+        [sys.executable, str(script), str(HERE)], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "cell True 1\nplain False 0\n"
