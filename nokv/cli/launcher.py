@@ -118,6 +118,8 @@ class LocalCluster:
         self.directory = directory
         self.records = records
         self.tls_dir = tls_dir
+        self.monotonic: Callable[[], float] = time.monotonic
+        """What `wait_ready` measures its limit with."""
         self._probe = probe
 
     @property
@@ -317,7 +319,7 @@ class LocalCluster:
     def wait_ready(self, names: list[str], timeout_s: float = READY_TIMEOUT_S) -> None:
         """Return when all are ready. Unavailable with the end of its log if one exits, or with what it waits for."""
         probe = self._probe or _default_probe(self.client_tls_dir)
-        deadline = time.monotonic() + timeout_s
+        deadline = self.monotonic() + timeout_s
         for name in names:
             record = self.get(name)
             while True:
@@ -327,7 +329,7 @@ class LocalCluster:
                 waits_for = probe(record.role, record.address)
                 if not waits_for:
                     break
-                if time.monotonic() > deadline:
+                if self.monotonic() > deadline:
                     raise Unavailable(
                         f"{name} is not ready after {timeout_s:g} s: {waits_for}", hint=f"read {record.log}"
                     )

@@ -4,7 +4,9 @@
 
 Each round strikes the holder of the lease or the leader of the meta-root, kills or stops it, and measures how long no
 id, timestamp or publication was acknowledged. Then the process comes back. What clients were told must stay true: ids
-and timestamps only grow, and each acknowledged store is in the log at the end.
+and timestamps only grow, and each acknowledged store is in the log at the end. Times are those that the machine grants
+(machine_time.py); where it stood still, leases have run out, calls been given up: an outage
+counts from its end.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from nokv.errors import NoKVError
 from nokv.metaroot.audit import audit
 from nokv.metaroot.client import RootClient
 from nokv.region import Store
+from tests.e2e.machine_time import MachineTime
 
 BACK_S = 3.0
 """Service must be back so long after a fault."""
@@ -46,7 +49,8 @@ class Service:
 
     what: str
     ask: Callable[[int], Awaitable[int]]
-    acknowledged: list[float] = field(default_factory=lambda: [time.monotonic()])
+    machine: MachineTime
+    acknowledged: list[float] = field(default_factory=lambda: [0.0])
     last: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -57,17 +61,17 @@ class Service:
                 if value <= self.last:
                     self.problems.append(f"{self.what} {value} was given after {self.last}")
                 self.last = value
-                self.acknowledged.append(time.monotonic())
+                self.acknowledged.append(self.machine.now())
             await asyncio.sleep(0.01)
 
     def outage_since(self, began: float) -> float | None:
         """From the fault, or the last answer before it, to the second answer after it (the first may have been on its
-        way)."""
-        after = [at for at in self.acknowledged if at > began]
-        if len(after) < 2:
+        way). A stop of the whole machine is another fault."""
+        fault = max(began, self.machine.last_stop)
+        if sum(at > fault for at in self.acknowledged) < 2:
             return None
         before = max(at for at in self.acknowledged if at <= began)
-        times = [max(before, began), *after]
+        times = sorted([max(before, began), fault, *(at for at in self.acknowledged if at > began)])
         return max(later - earlier for earlier, later in pairwise(times))
 
 
@@ -77,7 +81,9 @@ class ControlAdversary:
         self.back_s = back_s
         self.rounds = rounds
         self.dice = random.Random(seed)
+        self.machine = MachineTime()
         self.cluster = LocalCluster.create(directory, meta_roots=3, coordinators=3, stores=0)
+        self.cluster.monotonic = self.machine.now
         self.outages: list[tuple[float, str]] = []
         self.problems: list[str] = []
         self.stores: list[int] = []
@@ -94,8 +100,9 @@ class ControlAdversary:
     def run(self) -> None:
         """AssertionError with the command that replays it, if anything does not hold."""
         try:
-            _first_start(self.cluster, None, [])
-            asyncio.run(self._run())
+            with self.machine:
+                _first_start(self.cluster, None, [])
+                asyncio.run(self._run())
         finally:
             for record in self.cluster.records:
                 processes.send_signal(record.pid, record.identity, signal.SIGCONT)
@@ -108,9 +115,9 @@ class ControlAdversary:
     async def _run(self) -> None:
         clients = [CoordinatorClient(self.cluster.coordinator_addresses) for _ in range(3)]
         self.services = [
-            Service("id", lambda last: clients[0].alloc_id()),
-            Service("timestamp", lambda last: clients[1].tso()),
-            Service("store", lambda last: self._publish(clients[2], last + 1)),
+            Service("id", lambda last: clients[0].alloc_id(), self.machine),
+            Service("timestamp", lambda last: clients[1].tso(), self.machine),
+            Service("store", lambda last: self._publish(clients[2], last + 1), self.machine),
         ]
         try:
             for service in self.services:
@@ -155,7 +162,7 @@ class ControlAdversary:
         target, stopped = TARGETS[number % 2], number // 2 % 2 == 1
         record = await asyncio.to_thread(self._find, target)
         await asyncio.sleep(self.dice.random())  # anywhere between two renewals
-        began = time.monotonic()
+        began = self.machine.now()
         if stopped:
             processes.send_signal(record.pid, record.identity, signal.SIGSTOP)
         else:
@@ -165,12 +172,12 @@ class ControlAdversary:
         self.outages.append((outage, what))
         print(f"{what}: {outage:.2f} s", flush=True)
         if stopped:
-            await asyncio.sleep(max(0.0, began + STOPPED_S - time.monotonic()))
+            await asyncio.sleep(max(0.0, began + STOPPED_S - self.machine.now()))
             processes.send_signal(record.pid, record.identity, signal.SIGCONT)
         else:
             await asyncio.to_thread(processes.wait_gone, record.pid, record.identity, GIVE_UP_S)
             await asyncio.to_thread(self.cluster.start, record.name)
-        await self._back(time.monotonic(), f"{what}, and it came back")
+        await self._back(self.machine.now(), f"{what}, and it came back")
 
     async def _back(self, began: float, what: str) -> float:
         """The longest outage of any service."""
@@ -178,14 +185,14 @@ class ControlAdversary:
             outages = [service.outage_since(began) for service in self.services]
             if all(outage is not None for outage in outages):
                 return max(outage for outage in outages if outage is not None)
-            if time.monotonic() > began + GIVE_UP_S:
+            if self.machine.now() > began + GIVE_UP_S:
                 silent = [s.what for s, outage in zip(self.services, outages, strict=True) if outage is None]
                 raise AssertionError(f"{what}: no {', '.join(silent)} for {GIVE_UP_S:g} s\nreplay: {self.replay}")
             await asyncio.sleep(0.02)
 
     def _find(self, target: str) -> ProcessRecord:
-        deadline = time.monotonic() + GIVE_UP_S
-        while time.monotonic() < deadline:
+        deadline = self.machine.now() + GIVE_UP_S
+        while self.machine.now() < deadline:
             for record in self.cluster.role("coordinator" if target == "lease holder" else "meta-root"):
                 with contextlib.suppress(NoKVError):
                     if target == "lease holder":

@@ -5,6 +5,8 @@
 One seed draws the faults and the operations; the scheduling of processes is not drawn, so a seed that fails once may
 have to be repeated. `--small` gives the stores tiny write buffers and short logs: flushes, cut logs, snapshots, kill -9
 interleave, and at the end every store is killed and must come back with the digest it had.
+
+Limits are in the time that the machine grants (machine_time.py): a run that is stopped for a minute goes on after it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import nokv
@@ -28,11 +31,12 @@ from nokv.cli.cluster import _first_start
 from nokv.cli.launcher import LocalCluster, ProcessRecord
 from nokv.client import AsyncClusterClient
 from nokv.client.operator.client import AdminClient, RegionStatus, RootAdmin
-from nokv.errors import Indeterminate, NoKVError
+from nokv.errors import Indeterminate, NoKVError, PreconditionFailed, Unavailable
 from nokv.migrate.expand import expand
 from nokv.migrate.remove_peer import remove_peer
 from nokv.migrate.rollout import Target, Waiter
 from nokv.testing.history import History
+from tests.e2e.machine_time import MachineTime
 
 REGION = 1
 CLIENT_TIMEOUT_S = 3.0
@@ -57,9 +61,11 @@ class Adversary:
         self.log: list[str] = []
         self.slowest_resume_s = 0.0
         self._peer_id = 1000
-        self._began = time.monotonic()
+        self._said_still_s = 0.0
+        self.machine = MachineTime()
         self._environment = {"NOKV_STORE_OPTIONS": SMALL} if small else {}
         self.cluster = LocalCluster.create(directory, meta_roots=3, coordinators=1 + seed % 2, stores=3)
+        self.cluster.monotonic = self.machine.now
 
     @property
     def replay(self) -> str:
@@ -69,7 +75,7 @@ class Adversary:
     # -- the run ------------------------------------------------------------------------------------------------------
     def run(self) -> None:
         """AssertionError with the command that replays it, if anything does not hold."""
-        with self._small_stores():
+        with self._small_stores(), self.machine:
             try:
                 _first_start(self.cluster, None, [(number, number * 100 + 1) for number in (1, 2, 3)])
                 asyncio.run(self._run())
@@ -97,15 +103,18 @@ class Adversary:
                     os.environ[name] = value
 
     def say(self, text: str) -> None:
-        self.log.append(f"{time.monotonic() - self._began:7.2f} {text}")
+        if self.machine.stood_still_s > self._said_still_s:
+            text += f" (the machine stood still for {self.machine.stood_still_s - self._said_still_s:.1f} s)"
+            self._said_still_s = self.machine.stood_still_s
+        self.log.append(f"{self.machine.now():7.2f} {text}")
 
     async def _run(self) -> None:
         stop = asyncio.Event()
         workers = [asyncio.create_task(self._client(number, stop)) for number in range(self.clients)]
         try:
             await self._writes_since(self.history.now())
-            end = time.monotonic() + self.seconds
-            while time.monotonic() < end and not self.problems:
+            end = self.machine.now() + self.seconds
+            while self.machine.now() < end and not self.problems:
                 await self._one_fault()
         finally:
             stop.set()
@@ -129,7 +138,7 @@ class Adversary:
 
     async def _operation(self, client: AsyncClusterClient, dice: random.Random, number: int, count: int) -> None:
         key, choice = dice.choice(self.keys), dice.random()
-        began = time.monotonic()
+        began = self.machine.now()
         if choice < 0.5:
             call = self.history.begin(key, ("get",), number)
         elif choice < 0.95:
@@ -150,16 +159,16 @@ class Adversary:
             self.history.unknown(call)
         except NoKVError:
             self.history.refused(call)
-        took = time.monotonic() - began
+        took = self.machine.now() - began
         if took > CLIENT_TIMEOUT_S + OVERRUN_S:
             self.problems.append(
                 f"a {call.operation.argument[0]} took {took:.1f} s, its deadline was {CLIENT_TIMEOUT_S}"
             )
 
     async def _writes_since(self, time_ns: int) -> None:
-        deadline = time.monotonic() + RESUME_S
+        deadline = self.machine.now() + RESUME_S
         while not self.history.acknowledged_since(time_ns):
-            if time.monotonic() > deadline:
+            if self.machine.now() > deadline:
                 self.problems.append(f"no write was acknowledged for {RESUME_S:g} s after {self.log[-1:]}")
                 return
             await asyncio.sleep(0.02)
@@ -172,24 +181,24 @@ class Adversary:
         ]  # fmt: skip
         fault = self.dice.choice([fault for weight, fault in faults for _ in range(weight)])
         self.say(fault.__name__)
-        began = self.history.now()
+        began, since = self.history.now(), self.machine.now()
         injecting = asyncio.create_task(asyncio.to_thread(fault))
         await asyncio.sleep(0)
         await self._writes_since(began + 100_000_000)
-        resumed_s = (self.history.now() - began) / 1e9
+        resumed_s = self.machine.now() - since
         self.slowest_resume_s = max(self.slowest_resume_s, resumed_s)
         await injecting
-        after = self.history.now()
-        await self._writes_since(after)
-        self.say(f"  writes after {resumed_s:.2f} s, and {(self.history.now() - after) / 1e9:.2f} s after it was over")
+        since = self.machine.now()
+        await self._writes_since(self.history.now())
+        self.say(f"  writes after {resumed_s:.2f} s, and {self.machine.now() - since:.2f} s after it was over")
         for record in self.cluster.records:
             if record.state != "running":
                 self.problems.append(f"{record.name} ended by itself after {fault.__name__}; see {record.log}")
         await asyncio.sleep(self.dice.random() * 0.5)
 
     def leader(self) -> tuple[ProcessRecord, RegionStatus]:
-        deadline = time.monotonic() + RESUME_S
-        while time.monotonic() < deadline:
+        deadline = self.machine.now() + RESUME_S
+        while self.machine.now() < deadline:
             found: list[tuple[int, ProcessRecord, RegionStatus]] = []
             for record in self.cluster.role("store"):
                 with contextlib.suppress(NoKVError), AdminClient(record.address, timeout_s=1.0) as store:
@@ -256,15 +265,29 @@ class Adversary:
         self._peer_id += 1
         self.say(f"  store {victim.store_id}: peer {victim.peer_id} leaves, {self._peer_id} comes, killed {delay_s}")
         command = "(by the adversary)"
-        waiter = Waiter(30.0, 0.05)
-        remove_peer(
-            record.address, REGION, victim.peer_id, command=command, target_address=target.address, waiter=waiter
-        )
+        waiter = Waiter(30.0, 0.05, monotonic=self.machine.now)
+        try:
+            self._finish(partial(
+                remove_peer,
+                record.address, REGION, victim.peer_id, command=command, target_address=target.address, waiter=waiter,
+            ))  # fmt: skip
+        except PreconditionFailed as error:  # elections are not drawn: the victim may have become the leader
+            _, status = self.leader()
+            if status.local_peer_id != victim.peer_id:
+                raise
+            self.say(f"  {error}")
+            return
         targets = [Target(victim.store_id, self._peer_id, target.address)]
 
         def add() -> None:
             with contextlib.suppress(NoKVError):  # its target dies; below it is repeated, and must succeed
-                expand(record.address, REGION, targets, command=command, waiter=Waiter(5.0, 0.05))
+                expand(
+                    record.address,
+                    REGION,
+                    targets,
+                    command=command,
+                    waiter=Waiter(5.0, 0.05, monotonic=self.machine.now),
+                )
 
         if delay_s is not None:
             adding = threading.Thread(target=add)
@@ -273,14 +296,37 @@ class Adversary:
             self.cluster.kill(target.name)
             self.cluster.start(target.name)
             adding.join()
-        expand(record.address, REGION, targets, command=command, waiter=Waiter(30.0, 0.05))
+        self._finish(partial(expand, record.address, REGION, targets, command=command, waiter=waiter))
+
+    def _finish(self, verb: Callable[[], object]) -> None:
+        """Again until it is done, as its hint says: the region may be without a leader, calls may run out."""
+        deadline = self.machine.now() + RESUME_S
+        while True:
+            try:
+                verb()
+                return
+            except Unavailable as error:
+                if self.machine.now() > deadline:
+                    raise
+                self.say(f"  again: {type(error).__name__}: {error}")
+            time.sleep(0.1)
 
     # -- afterwards ---------------------------------------------------------------------------------------------------
     async def _final_reads(self) -> None:
         async with AsyncClusterClient(self.cluster.coordinator_addresses, timeout_s=RESUME_S) as client:
             for key in self.keys:
-                call = self.history.begin(key, ("get",))
+                await self._final_read(client, key)
+
+    async def _final_read(self, client: AsyncClusterClient, key: bytes) -> None:
+        deadline = self.machine.now() + RESUME_S
+        while True:
+            call = self.history.begin(key, ("get",))
+            try:
                 self.history.ok(call, await client.get(key))
+                return
+            except Unavailable:
+                if self.machine.now() > deadline:
+                    raise
 
     def _check_replicas(self) -> None:
         before = self._digests()
@@ -297,7 +343,7 @@ class Adversary:
                 self.problems.append(f"after kill -9 of all stores the digests are {after}, before {before}")
 
     def _digests(self) -> dict[str, str]:
-        deadline = time.monotonic() + RESUME_S
+        deadline = self.machine.now() + RESUME_S
         while True:
             _, status = self.leader()
             found: dict[str, str] = {}
@@ -307,7 +353,7 @@ class Adversary:
                         found[record.name] = store.digest(REGION, status.commit_index, timeout_s=10.0).digest
                 return found
             except NoKVError as error:
-                if time.monotonic() > deadline:
+                if self.machine.now() > deadline:
                     self.problems.append(f"no digest: {error}")
                     return found
                 time.sleep(0.1)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.control_faults import run
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
 def test_two_rounds(tmp_path: Path) -> None:  # R5

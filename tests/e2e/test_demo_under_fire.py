@@ -17,7 +17,7 @@ import pytest
 from nokv.cli import processes
 from nokv.cli.launcher import LocalCluster
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 MOMENTS = {  # a line of the demo's progress -> the stage it belongs to
     "adds a learner": "expand",

@@ -12,7 +12,7 @@ import pytest
 from tests.counts import count
 from tests.e2e.faults import run
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize(("seed", "small"), [(1, False), (2, True)])
