@@ -5,7 +5,6 @@
 #include <sched.h>
 #include <semaphore.h>
 #include <stdint.h>
-#include <time.h>
 #include <unistd.h>
 
 typedef struct nokv_ahead_map {
@@ -125,12 +124,6 @@ static inline void nokv_ahead_drop(nokv_ahead* a, const unsigned char* base) {
     }
     pthread_mutex_unlock(&a->post);
     nokv_ahead_leave(a);
-}
-
-static inline uint64_t nokv_ahead_now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 static inline void nokv_ahead_end(nokv_ahead* a) {

@@ -18,6 +18,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from nokv._ext.arena cimport ArenaPool, Pool, pool_fill, pool_release, pool_retain
+from nokv._ext.clock cimport nokv_monotonic_ns
 
 cdef extern from "pages.h":
     int nokv_can_populate(void* page) noexcept nogil
@@ -45,7 +46,6 @@ cdef extern from "ahead.h":
     uint64_t nokv_ahead_written(Ahead* a) noexcept nogil
     void nokv_ahead_drop(Ahead* a, const uint8_t* base) noexcept nogil
     void nokv_ahead_end(Ahead* a) noexcept nogil
-    uint64_t nokv_ahead_now_ns() noexcept nogil
 
 cdef enum:
     READY_MIN = 262144              # made ready ahead of the writer; when half of it is left it wakes us
@@ -155,12 +155,12 @@ cdef class Prefaulter:
         if not nokv_ahead_lives(a):
             return 0.0
         with nogil:
-            began = now = nokv_ahead_now_ns()
+            began = now = nokv_monotonic_ns()
             # Never waits for the lock: the thread that holds it may be waiting for its turn on the processor.
             while more and now - began < limit and nokv_ahead_try(a):
                 more = _one_piece(a, READY_MAX)
                 nokv_ahead_leave(a)
-                now = nokv_ahead_now_ns()
+                now = nokv_monotonic_ns()
         return <double>(now - began) / 1e9
 
     def synced(self):

@@ -9,7 +9,7 @@
 #endif
 #include <sched.h>
 #include <stdint.h>
-#include <time.h>
+#include "clock.h"
 
 /* Its share of the processor stays what it is, but a thread that wakes up where it runs goes first, and it does not do so to others:
    SCHED_BATCH, and a long slice, which Linux 6.12 and later weigh against the waker's (kernel documentation, sched-eevdf). Whatever the
@@ -36,21 +36,15 @@ static inline int nokv_step_aside(void) {
    the machine is busy with others these turns add up: but for some credit no more time is given away than was worked. */
 enum { NOKV_PASS_CREDIT_NS = 20 * 1000 * 1000 };
 
-static inline int64_t nokv_pass_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 static inline void nokv_pass(void) {
     static __thread int64_t credit = NOKV_PASS_CREDIT_NS, last;
-    int64_t now = nokv_pass_now();
+    int64_t now = nokv_monotonic_ns();
     if (last) credit += now - last;
     if (credit > NOKV_PASS_CREDIT_NS) credit = NOKV_PASS_CREDIT_NS;
     last = now;
     if (credit <= 0) return;
     sched_yield();
-    last = nokv_pass_now();
+    last = nokv_monotonic_ns();
     credit -= last - now;
 }
 #endif

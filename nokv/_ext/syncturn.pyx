@@ -18,6 +18,7 @@ Threads: any. The mutex is held for an instant, and never while somebody waits f
 from libc.stdint cimport int64_t
 
 from nokv._ext.block cimport pthread_mutex_t
+from nokv._ext.clock cimport nokv_monotonic_ns
 
 from nokv.errors import UsageError
 
@@ -25,12 +26,7 @@ cdef extern from *:
     """
     #include <pthread.h>
     #include <time.h>
-
-    static long long nokv_now_ns(void) {
-        struct timespec t;
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        return (long long)t.tv_sec * 1000000000 + t.tv_nsec;
-    }
+    #include "clock.h"
 
     static int nokv_cond_new(pthread_cond_t* condition) {
     #if defined(__APPLE__)
@@ -50,7 +46,7 @@ cdef extern from *:
     static void nokv_cond_wait_until(pthread_cond_t* condition, pthread_mutex_t* mutex, long long when) {
         struct timespec t;
     #if defined(__APPLE__)
-        when -= nokv_now_ns();
+        when -= nokv_monotonic_ns();
         if (when <= 0) return;
     #endif
         t.tv_sec = (time_t)(when / 1000000000);
@@ -64,7 +60,6 @@ cdef extern from *:
     """
     ctypedef struct pthread_cond_t:
         pass
-    long long nokv_now_ns() noexcept nogil
     int nokv_cond_new(pthread_cond_t* condition) noexcept nogil
     void nokv_cond_wait_until(pthread_cond_t* condition, pthread_mutex_t* mutex, long long when) noexcept nogil
 
@@ -149,7 +144,7 @@ cdef class SyncTurn:
                 self.syncing = True
                 self.owner = me
                 if not gather or self.waiting + 1 >= self.expected or self.gathered(me):
-                    self.began_ns = nokv_now_ns()
+                    self.began_ns = nokv_monotonic_ns()
                     return 1
             elif self.owner == me:
                 return -1
@@ -158,7 +153,7 @@ cdef class SyncTurn:
                 self.vain = 0
                 self.owner = me                 # who was the owner waits now, and wakes when it is done
                 self.waiting += 1
-                self.began_ns = nokv_now_ns()
+                self.began_ns = nokv_monotonic_ns()
                 return 1
             else:
                 self.waiting += 1
@@ -173,10 +168,10 @@ cdef class SyncTurn:
         if self.pass_by:
             self.pass_by -= 1
             return True
-        until = nokv_now_ns() + (min(self.took_ns, <long long>GATHER_NS_MAX) if self.gather_ns < 0 else self.gather_ns)
+        until = nokv_monotonic_ns() + (min(self.took_ns, <long long>GATHER_NS_MAX) if self.gather_ns < 0 else self.gather_ns)
         self.gathering = True
         self.gathers += 1
-        while self.round == seen and self.owner == me and nokv_now_ns() < until:
+        while self.round == seen and self.owner == me and nokv_monotonic_ns() < until:
             nokv_cond_wait_until(&self.ended, &self.mutex, until)
         if self.round != seen or self.owner != me:
             return False
@@ -193,7 +188,7 @@ cdef class SyncTurn:
             self.expected = 1
             if covered >= 0:
                 self.covered = covered
-                self.took_ns = nokv_now_ns() - self.began_ns
+                self.took_ns = nokv_monotonic_ns() - self.began_ns
                 self.expected = self.waiting + 1
             self.waiting = 0
             self.round += 1
