@@ -13,6 +13,8 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
+from nokv._ext.scheduling cimport nokv_pass
+
 cdef extern from *:
     """
     #include <stdlib.h>
@@ -69,9 +71,6 @@ cdef extern from *:
     bint nokv_has_chunk(Chunk** place) noexcept nogil
 
 ARENA_CHUNK_BYTES = CHUNK_BYTES
-
-cdef extern from "scheduling.h":
-    void nokv_pass() noexcept nogil
 
 cdef enum:
     BLOCK_MIN = 262144              # below this, malloc

@@ -9,14 +9,13 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memset
 
+from nokv._ext.scheduling cimport nokv_pass
+
 import os
 import sys
 
 cdef extern from "pages.h":
     void nokv_start_writing(int fd, int64_t offset, int64_t size) noexcept nogil
-
-cdef extern from "scheduling.h":
-    void nokv_pass() noexcept nogil
 
 cdef extern from *:
     """

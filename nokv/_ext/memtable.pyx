@@ -46,6 +46,7 @@ from nokv._ext.cursor cimport (
     read_trailer,
 )
 from nokv._ext.ranges cimport RangeItem, RangeList, Ranges, ranges_build, ranges_cover, ranges_merge, ranges_release, ranges_retain
+from nokv._ext.scheduling cimport nokv_pass
 from nokv._ext.skiplist cimport (
     HEIGHT_BITS,
     HEIGHT_MAX,
@@ -74,9 +75,6 @@ from nokv._ext.skiplist cimport (
     settle_nodes,
     sort_nodes,
 )
-
-cdef extern from "scheduling.h":
-    void nokv_pass() noexcept nogil
 
 cdef extern from *:
     """

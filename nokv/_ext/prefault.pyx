@@ -19,15 +19,12 @@ from libc.stdlib cimport calloc, free
 
 from nokv._ext.arena cimport ArenaPool, Pool, pool_fill, pool_release, pool_retain
 from nokv._ext.clock cimport nokv_monotonic_ns
+from nokv._ext.scheduling cimport nokv_pass, nokv_step_aside
 
 cdef extern from "pages.h":
     int nokv_can_populate(void* page) noexcept nogil
     void nokv_populate(void* p, size_t size) noexcept nogil
     void nokv_unmap_pages(void* p, size_t size) noexcept nogil
-
-cdef extern from "scheduling.h":
-    int nokv_step_aside() noexcept nogil
-    void nokv_pass() noexcept nogil
 
 cdef extern from "ahead.h":
     uint64_t nokv_get(const uint64_t* place) noexcept nogil

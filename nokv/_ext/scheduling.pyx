@@ -1,9 +1,5 @@
 """What threading does not say to the scheduler. Owns: nothing."""
 
-cdef extern from "scheduling.h":
-    int nokv_step_aside() noexcept nogil
-    void nokv_pass() noexcept nogil
-
 
 def step_aside():
     """The calling thread works in the background: from now on threads that wake up go before it, at no cost to its share of the

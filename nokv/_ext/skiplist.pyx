@@ -18,9 +18,7 @@ from nokv._ext.cursor cimport (
     put_trailer,
     read_trailer,
 )
-
-cdef extern from "scheduling.h":
-    void nokv_pass() noexcept nogil
+from nokv._ext.scheduling cimport nokv_pass
 
 cdef enum:
     RADIX_MIN = 512                 # so many keys are sorted by their heads, byte by byte

@@ -44,6 +44,7 @@ from nokv._ext.cursor cimport (
 from nokv._ext.lz4 cimport lz4_compress
 from nokv._ext.merge cimport OwnedCursor
 from nokv._ext.ranges cimport RangeList, Ranges
+from nokv._ext.scheduling cimport nokv_pass
 from nokv._ext.valuefile cimport Reference, Tallies, ValueSink, read_reference, tally
 from nokv._ext.block cimport (
     BLOCK_TRAILER_SIZE,
@@ -63,9 +64,6 @@ from nokv.errors import Corruption, InvariantError, UsageError
 
 cdef extern from "pages.h":
     void nokv_start_writing(int fd, int64_t offset, int64_t size) noexcept nogil
-
-cdef extern from "scheduling.h":
-    void nokv_pass() noexcept nogil
 
 cdef extern from *:
     """
