@@ -26,6 +26,24 @@ cdef inline uint64_t filter_hash(const uint8_t* p, size_t n) noexcept nogil:
     h *= <uint64_t>0x9E3779B97F4A7C15
     return h ^ (h >> 29)
 
+cdef inline uint64_t filter_lines(size_t keys, int bits) noexcept nogil:
+    """So many for `bits` per key."""
+    cdef uint64_t lines = (keys * bits + LINE * 8 - 1) // (LINE * 8)
+    return lines if lines else 1
+
+cdef inline void filter_enter(uint8_t* filter, uint64_t lines, const uint64_t* hashes, size_t n) noexcept nogil:
+    cdef uint8_t* line
+    cdef uint64_t bits
+    cdef size_t i
+    cdef int k
+    cdef uint32_t bit
+    for i in range(n):
+        line = filter + ((hashes[i] >> 32) * lines >> 32) * LINE
+        bits = hashes[i] * <uint64_t>0xC2B2AE3D27D4EB4F
+        for k in range(PROBES):
+            bit = <uint32_t>(bits >> (10 + 9 * k)) & 511
+            line[bit >> 3] |= <uint8_t>(1 << (bit & 7))
+
 cdef inline bint filter_may_hold(const uint8_t* filter, uint64_t lines, uint64_t hash) noexcept nogil:
     cdef const uint8_t* line
     cdef uint64_t bits

@@ -17,9 +17,10 @@ stays hidden. `now_ms` 0: nothing has expired.
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, qsort, realloc
+from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memcmp, memcpy, memset
 
+from nokv._ext.buffer cimport Buffer, append, append_varint, reserve
 from nokv._ext.codec cimport put_fixed32, put_varint
 from nokv._ext.crc32c cimport crc32c
 from nokv._ext.cursor cimport (
@@ -54,7 +55,7 @@ from nokv._ext.block cimport (
     INTERNAL_KEY_SIZE_MAX,
     ZSTD_RAW_SIZE_MAX,
 )
-from nokv._ext.filter cimport filter_hash
+from nokv._ext.filter cimport LINE, filter_enter, filter_hash, filter_lines
 
 import os
 import struct
@@ -88,54 +89,13 @@ cdef enum:
     LEAVE_OUT = 0                       # what a VersionFilter says about an entry
     KEEP = 1
     KEEP_AS_DELETE = 2
-    LINE = 64
-    PROBES = 6
     EXPIRY_PARTS = 8                    # a table says by when each eighth of its expiring values has expired
 
 cdef uint64_t NO_SEQUENCE = <uint64_t>-1
 
-cdef struct Buffer:
-    uint8_t* data
-    size_t size
-    size_t room
-
 cdef struct PendingBlock:
     size_t end                          # in `raw`
     size_t separator_end                # in `separators`
-
-
-cdef inline bint reserve(Buffer* b, size_t more) noexcept nogil:
-    cdef size_t wanted
-    cdef uint8_t* data
-    if more <= b.room - b.size:
-        return True
-    wanted = b.room * 2
-    if wanted < b.size + more:
-        wanted = b.size + more
-    if wanted < 256:
-        wanted = 256
-    data = <uint8_t*>realloc(b.data, wanted)
-    if data == NULL:
-        return False
-    b.data = data
-    b.room = wanted
-    return True
-
-
-cdef inline bint append(Buffer* b, const uint8_t* data, size_t size) noexcept nogil:
-    if not reserve(b, size):
-        return False
-    if size:
-        memcpy(b.data + b.size, data, size)
-        b.size += size
-    return True
-
-
-cdef inline bint append_varint(Buffer* b, uint64_t value) noexcept nogil:
-    if not reserve(b, 10):
-        return False
-    b.size += put_varint(b.data + b.size, value)
-    return True
 
 
 cdef int compare_numbers(const void* a, const void* b) noexcept nogil:
@@ -651,28 +611,20 @@ cdef class TableBuilder:
         cdef size_t n = self.hashes.size // sizeof(uint64_t)
         cdef const uint64_t* hashes = <const uint64_t*>self.hashes.data
         cdef size_t padding = (LINE - offset % LINE) % LINE
-        cdef uint64_t lines = (n * self.bloom_bits + LINE * 8 - 1) // (LINE * 8)
-        cdef uint8_t* line
-        cdef uint64_t bits
-        cdef size_t i
-        cdef int k
-        cdef uint32_t bit
+        cdef uint64_t lines = filter_lines(n, self.bloom_bits)
+        cdef size_t part
         if n == 0:
             return b""
-        if lines == 0:
-            lines = 1
         out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(padding + lines * LINE))
         cdef uint8_t* data = <uint8_t*><char*>out
         with nogil:
             memset(data, 0, padding + lines * LINE)
-            for i in range(n):
-                if i % PASS_HASHES == 0:
-                    nokv_pass()
-                line = data + padding + ((hashes[i] >> 32) * lines >> 32) * LINE
-                bits = hashes[i] * <uint64_t>0xC2B2AE3D27D4EB4F
-                for k in range(PROBES):
-                    bit = <uint32_t>(bits >> (10 + 9 * k)) & 511
-                    line[bit >> 3] |= <uint8_t>(1 << (bit & 7))
+            while n:
+                nokv_pass()
+                part = n if n < PASS_HASHES else PASS_HASHES
+                filter_enter(data + padding, lines, hashes, part)
+                hashes += part
+                n -= part
         return out
 
     cdef tuple _expiries(self):
