@@ -44,6 +44,7 @@ from nokv._ext.cursor cimport (
     compare_bytes,
     kind_expires,
 )
+from nokv._ext.gilturn cimport gil_give_way, gil_needed
 from nokv._ext.memtable cimport MemTable, hash_prefix, prefetch_node, prefetch_slot
 from nokv._ext.view cimport STATE_OPEN, Store
 from nokv._ext.wal cimport RECORD_BATCH, LiveSegmentReader, SegmentReader, SegmentWriter
@@ -268,6 +269,8 @@ cdef class WritableStore(Store):
                 self._sync_log()
         elif sync:
             self._sync_log()
+        if gil_needed[0] > 0:
+            gil_give_way()
         return 0
 
     cdef int write_payload(self, WriteBatch batch, bint log) except -1:

@@ -13,6 +13,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
+from nokv._ext.gilturn cimport leave_writer, return_to_writer
 from nokv._ext.scheduling cimport nokv_pass
 
 cdef extern from *:
@@ -190,7 +191,9 @@ cdef void pool_fill(Pool* pool) noexcept nogil:
             chunk = _fresh(CHUNK_BYTES, True)
             if chunk == NULL:
                 return              # whoever needs one will say so
-            nokv_populate(chunk, CHUNK_BYTES)
+            leave_writer()
+            nokv_populate(chunk, CHUNK_BYTES)           # a huge page is cleared in one piece
+            return_to_writer()
             nokv_swap_chunk(&pool.spares[i], chunk)     # nobody else fills
             have += CHUNK_BYTES
 

@@ -6,6 +6,8 @@ Threads: any. The caller keeps the map or the descriptor open until the call ret
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EINTR, EIO
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memset
 
@@ -13,6 +15,8 @@ from nokv._ext.scheduling cimport nokv_pass
 
 import os
 import sys
+
+from nokv._ext.gilturn cimport gil_away, gil_back, leave_writer, return_to_writer
 
 cdef extern from "pages.h":
     void nokv_start_writing(int fd, int64_t offset, int64_t size) noexcept nogil
@@ -75,12 +79,92 @@ cdef extern from *:
         do n = read(fd, into, size); while (n < 0 && errno == EINTR);
         return n < 0 ? -(long long)errno : (long long)n;
     }
+
+    /* These return 0, or an errno; EINTR is the caller's. */
+    static int nokv_sync_data(int fd) {
+    #if defined(__APPLE__)
+        return fcntl(fd, F_FULLFSYNC) == 0 ? 0 : errno;     /* fdatasync does not reach the platter there */
+    #else
+        return fdatasync(fd) == 0 ? 0 : errno;
+    #endif
+    }
+
+    static int nokv_sync_directory(const char* path) {
+        int failed, fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (fd < 0) return errno;
+        failed = fsync(fd) == 0 ? 0 : errno;
+        close(fd);
+        return failed == EINVAL || failed == ENOTSUP ? 0 : failed;      /* some network file systems cannot */
+    }
+
+    static int nokv_allocate(int fd, long long size) {
+    #if defined(__APPLE__)
+        return ftruncate(fd, (off_t)size) == 0 ? 0 : errno;
+    #else
+        return posix_fallocate(fd, 0, (off_t)size);
+    #endif
+    }
+
+    /* A new file to write, in place of what a former one of this name may have left: whoever still maps that keeps what it maps.
+       The descriptor, or -errno. */
+    static int nokv_create_file(const char* path) {
+        int fd;
+        if (unlink(path) != 0 && errno != ENOENT) return -errno;
+        do fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644); while (fd < 0 && errno == EINTR);
+        return fd < 0 ? -errno : fd;
+    }
+
+    /* After EINTR the descriptor is gone all the same. */
+    static int nokv_close_file(int fd) { return close(fd) == 0 || errno == EINTR ? 0 : errno; }
+
+    /* How many bytes were written, or -errno. Linux moves at most 2 GiB - 4 KiB in one write. */
+    static long long nokv_write(int fd, const char* data, size_t size) {
+        ssize_t n = write(fd, data, size > 1u << 30 ? 1u << 30 : size);
+        return n < 0 ? -(long long)errno : (long long)n;
+    }
+
+    /* A log file to store to: 0, or an errno, and nothing is left behind then. An existing one must have the size already. */
+    static int nokv_open_log(const char* path, int fresh, size_t capacity, int* opened, void** base) {
+        struct stat about;
+        void* p;
+        int failed = 0, fd;
+        do fd = open(path, O_RDWR | O_CLOEXEC | (fresh ? O_CREAT | O_EXCL : 0), 0644); while (fd < 0 && errno == EINTR);
+        if (fd < 0) return errno;
+        if (fresh) do failed = nokv_allocate(fd, (long long)capacity); while (failed == EINTR);
+        else if (fstat(fd, &about) != 0) failed = errno;
+        else if ((unsigned long long)about.st_size < capacity) failed = EINVAL;
+        if (!failed) {
+            p = mmap(NULL, capacity, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+            if (p == MAP_FAILED) failed = errno;
+        }
+        if (failed) {
+            close(fd);
+            if (fresh) unlink(path);
+            return failed;
+        }
+        (void)madvise(p, capacity, MADV_RANDOM);    /* no reading ahead, which makes large folios too */
+        *opened = fd;
+        *base = p;
+        return 0;
+    }
+
+    static int nokv_write_back(void* base, size_t size) { return msync(base, size, MS_SYNC) == 0 ? 0 : errno; }
+
+    static int nokv_remove(const char* path) { return unlink(path) == 0 ? 0 : errno; }
     """
     int nokv_open_file(const char* path, long long* size) noexcept nogil
     int nokv_map_file(const char* path, void** base, size_t* size) noexcept nogil
     void nokv_unmap_file(void* base, size_t size) noexcept nogil
     long long nokv_read(int fd, char* into, size_t size) noexcept nogil
     int nokv_close "close"(int fd) noexcept nogil
+    int nokv_sync_data(int fd) noexcept nogil
+    int nokv_sync_directory(const char* path) noexcept nogil
+    int nokv_remove(const char* path) noexcept nogil
+    int nokv_create_file(const char* path) noexcept nogil
+    int nokv_close_file(int fd) noexcept nogil
+    long long nokv_write(int fd, const char* data, size_t size) noexcept nogil
+    int nokv_open_log(const char* path, int fresh, size_t capacity, int* opened, void** base) noexcept nogil
+    int nokv_write_back(void* base, size_t size) noexcept nogil
 
 CAN_SYNC_RANGES = sys.platform.startswith("linux")
 """Whether `sync_range` is there: Linux's msync is an fdatasync of a range."""
@@ -108,12 +192,14 @@ def sync_range(int fd, map not None, uint64_t start, uint64_t end):
     if end > size or start > end:
         raise ValueError("a range outside the map")
     with nogil:
+        gil_away()
         piece = start
         while piece < end:
             nokv_start_writing(fd, <int64_t>piece, <int64_t>min(end - piece, <uint64_t>PIECE))      # its errors are the sync's
             piece += PIECE
             nokv_pass()
         failed = nokv_sync_range(base + start, <size_t>(end - start))
+        gil_back()
     if failed:
         raise OSError(failed, os.strerror(failed))
 
@@ -128,7 +214,9 @@ def zero(map not None, uint64_t size):
         PyBuffer_Release(&view)
         raise ValueError("the map is shorter")
     with nogil:
+        gil_away()
         memset(base, 0, <size_t>size)
+        gil_back()
     PyBuffer_Release(&view)
 
 
@@ -137,6 +225,168 @@ cdef bytes c_path(str path):
     if b"\0" in name:
         raise ValueError("embedded null byte")
     return name
+
+
+# -- system calls that may take long: a background step does not need the GIL meanwhile, and says when it does again ------------------
+def sync_data(int fd):
+    """fdatasync, or what does as much here."""
+    cdef int failed = EINTR
+    while failed == EINTR:
+        PyErr_CheckSignals()
+        with nogil:
+            gil_away()
+            failed = nokv_sync_data(fd)
+            gil_back()
+    if failed:
+        raise OSError(failed, os.strerror(failed))
+
+
+def sync_directory(str path not None):
+    """The names in it are on disk when this returns, where the file system can do that."""
+    cdef bytes name = c_path(path)
+    cdef const char* raw = name
+    cdef int failed = EINTR
+    while failed == EINTR:
+        PyErr_CheckSignals()
+        with nogil:
+            gil_away()
+            failed = nokv_sync_directory(raw)
+            gil_back()
+    if failed:
+        raise OSError(failed, os.strerror(failed), path)
+
+
+def create_file(str path not None):
+    """A descriptor to write a new file with. What has this name is removed."""
+    cdef bytes name = c_path(path)
+    cdef const char* raw = name
+    cdef int fd
+    with nogil:
+        gil_away()
+        fd = nokv_create_file(raw)
+        gil_back()
+    if fd < 0:
+        raise OSError(-fd, os.strerror(-fd), path)
+    return fd
+
+
+def write_all(int fd, const unsigned char[::1] data):
+    """Write all of it where the descriptor stands. OSError: some of it may have been written."""
+    cdef const char* p
+    cdef size_t left = <size_t>data.shape[0]
+    cdef long long n = 0
+    if left == 0:
+        return 0
+    p = <const char*>&data[0]
+    while left:
+        with nogil:
+            gil_away()
+            while left:
+                n = nokv_write(fd, p, left)
+                if n <= 0:
+                    break
+                p += n
+                left -= <size_t>n
+            gil_back()
+        if left and n == -EINTR:
+            PyErr_CheckSignals()
+        elif left:
+            raise OSError(<int>-n if n else EIO, os.strerror(<int>-n if n else EIO))
+    return data.shape[0]
+
+
+def close_file(int fd):
+    cdef int failed
+    with nogil:
+        gil_away()
+        failed = nokv_close_file(fd)
+        gil_back()
+    if failed:
+        raise OSError(failed, os.strerror(failed))
+
+
+def remove_file(str path not None):
+    """unlink. The kernel frees a large file's pages meanwhile."""
+    cdef bytes name = c_path(path)
+    cdef const char* raw = name
+    cdef int failed
+    with nogil:
+        gil_away()
+        leave_writer()
+        failed = nokv_remove(raw)
+        return_to_writer()
+        gil_back()
+    if failed:
+        raise OSError(failed, os.strerror(failed), path)
+
+
+cdef class LogMap:
+    """A file of `capacity` bytes as memory to store to, shared with the page cache. `fresh`: the file is made, with all of its blocks;
+    else it is there. Closed by its owner, when nobody stores to it any more."""
+
+    cdef void* base
+    cdef size_t size
+    cdef Py_ssize_t exports
+    cdef readonly int fd
+
+    def __cinit__(self, str path not None, size_t capacity, bint fresh):
+        cdef bytes name = c_path(path)
+        cdef const char* raw = name
+        cdef int failed
+        self.fd = -1
+        if capacity == 0:
+            raise ValueError("an empty log file")
+        with nogil:
+            gil_away()
+            failed = nokv_open_log(raw, fresh, capacity, &self.fd, &self.base)
+            gil_back()
+        if failed:
+            raise OSError(failed, os.strerror(failed), path)
+        self.size = capacity
+
+    def __dealloc__(self):
+        if self.base != NULL:
+            nokv_unmap_file(self.base, self.size)
+            nokv_close(self.fd)
+
+    def __len__(self):
+        return <Py_ssize_t>self.size
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        if self.base == NULL:
+            raise ValueError("the map is closed")
+        PyBuffer_FillInfo(view, self, self.base, <Py_ssize_t>self.size, False, flags)
+        self.exports += 1
+
+    def __releasebuffer__(self, Py_buffer* view):
+        self.exports -= 1
+
+    def flush(self):
+        """Everything stored is on disk, where an fdatasync does not do that."""
+        cdef int failed
+        if self.base == NULL:
+            raise ValueError("the map is closed")
+        with nogil:
+            gil_away()
+            failed = nokv_write_back(self.base, self.size)
+            gil_back()
+        if failed:
+            raise OSError(failed, os.strerror(failed))
+
+    def close(self):
+        """A second call does nothing. BufferError while somebody has it as a buffer."""
+        cdef void* base = self.base
+        if base == NULL:
+            return
+        if self.exports:
+            raise BufferError("the map is in use")
+        self.base = NULL
+        with nogil:
+            gil_away()
+            nokv_unmap_file(base, self.size)
+            nokv_close(self.fd)
+            gil_back()
+        self.fd = -1
 
 
 cdef class FileMap:
@@ -150,7 +400,9 @@ cdef class FileMap:
         cdef const char* raw = name
         cdef int failed
         with nogil:
+            gil_away()
             failed = nokv_map_file(raw, &self.base, &self.size)
+            gil_back()
         if failed:
             raise OSError(failed, os.strerror(failed), path)
 

@@ -45,6 +45,7 @@ from nokv._ext.cursor cimport (
     kind_expires,
     read_trailer,
 )
+from nokv._ext.gilturn cimport gil_away, gil_back
 from nokv._ext.ranges cimport RangeItem, RangeList, Ranges, ranges_build, ranges_cover, ranges_merge, ranges_release, ranges_retain
 from nokv._ext.scheduling cimport nokv_pass
 from nokv._ext.skiplist cimport (
@@ -327,7 +328,9 @@ cdef class MemTable:
             chunk = following
         if surplus != NULL:
             with nogil:
+                gil_away()
                 chunks_free(surplus)
+                gil_back()
         if self.t.slots != NULL:        # else __cinit__ ended before it made the mutex
             pthread_mutex_destroy(&self.t.settled)
             zeros_give(self.t.pool, self.t.slots, self.t.slot_count * 8)
@@ -476,8 +479,10 @@ cdef class MemTable:
     cdef void wait_settled(self) noexcept:
         while nokv_load_flag(&self.t.settling):
             with nogil:                     # another thread is at it, without the GIL
+                gil_away()
                 pthread_mutex_lock(&self.t.settled)
                 pthread_mutex_unlock(&self.t.settled)
+                gil_back()
 
     cdef int settle(self) except -1:
         """Bring every key that was added before this call into order: a cursor sees no other."""
@@ -506,10 +511,12 @@ cdef class MemTable:
             nokv_store_flag(&t.settling, 1)
             pthread_mutex_lock(&t.settled)
             with nogil:
+                gil_away()
                 settle_nodes(t, latest, count, items)
                 renew_order(t, linked)
                 nokv_store_flag(&t.settling, 0)
                 pthread_mutex_unlock(&t.settled)
+                gil_back()
         if items != few:
             free(items)
         return 0
@@ -539,6 +546,7 @@ cdef class MemTable:
         nokv_store_flag(&t.settling, 1)         # what is pending stays so for now
         pthread_mutex_lock(&t.settled)
         with nogil:
+            gil_away()
             oldest = t.pending
             for i in range(1, t.pending_count):
                 if i % PASS_NODES == 0:
@@ -552,6 +560,7 @@ cdef class MemTable:
             nokv_store_flag(&t.settling, 0)
             pthread_mutex_unlock(&t.settled)
             fewer = <Node**>realloc(nodes, count * sizeof(Node*))
+            gil_back()
         if fewer != NULL:
             nodes = fewer
         c = new_flush_cursor(t, nodes, count)

@@ -24,6 +24,7 @@ from nokv._ext.cursor cimport (
     nokv_load_big_endian,
     read_trailer,
 )
+from nokv._ext.gilturn cimport gil_away, gil_back
 
 from nokv.errors import Corruption, UsageError
 
@@ -357,7 +358,10 @@ cdef class OwnedCursor:
 
     def __dealloc__(self):
         if self.c != NULL:
-            self.c.ops.destroy(self.c)
+            with nogil:                 # a memtable's holds a megabyte
+                gil_away()
+                self.c.ops.destroy(self.c)
+                gil_back()
             self.c = NULL
 
     @staticmethod

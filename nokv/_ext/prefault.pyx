@@ -18,6 +18,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from nokv._ext.arena cimport ArenaPool, Pool, pool_fill, pool_release, pool_retain
+from nokv._ext.gilturn cimport thread_is_helper
 from nokv._ext.clock cimport nokv_monotonic_ns
 from nokv._ext.scheduling cimport nokv_pass, nokv_step_aside
 
@@ -54,8 +55,8 @@ cdef enum:
 cdef uint64_t NEVER = <uint64_t>-1
 
 
-cdef bint _one_piece(Ahead* a, uint64_t amount) noexcept nogil:
-    """With the lock. False: there is nothing left to do, and `due` says until when."""
+cdef bint _one_piece(Ahead* a, uint64_t amount, bint unmap) noexcept nogil:
+    """With the lock. False: there is nothing left to do, and `due` says until when; or no more but to `unmap`."""
     cdef AheadMap* map = &a.map
     cdef uint64_t passed, start, stop, size
     nokv_ahead_take(a)
@@ -69,6 +70,8 @@ cdef bint _one_piece(Ahead* a, uint64_t amount) noexcept nogil:
         nokv_populate(map.base + start, size)
         map.ready = start + size
         return True
+    if a.left_behind < passed and not unmap:
+        return False
     if a.left_behind < passed:
         size = min(passed - a.left_behind, <uint64_t>UNMAP)
         nokv_unmap_pages(map.base + a.left_behind, size)
@@ -83,6 +86,7 @@ cdef void* _run(void* argument) noexcept nogil:
     cdef uint64_t amount = READY_MIN, at_sync = 0, seen = 0, syncs, written
     cdef bint more
     nokv_step_aside()
+    thread_is_helper()
     while True:
         nokv_ahead_wait(a)
         if nokv_get_int(&a.stop):
@@ -101,7 +105,7 @@ cdef void* _run(void* argument) noexcept nogil:
         more = True
         while more and not nokv_get_int(&a.stop):
             nokv_ahead_reenter(a)
-            more = _one_piece(a, amount)
+            more = _one_piece(a, amount, True)
             nokv_ahead_leave(a)
             nokv_pass()
         pool_fill(<Pool*>a.pool)
@@ -155,7 +159,7 @@ cdef class Prefaulter:
             began = now = nokv_monotonic_ns()
             # Never waits for the lock: the thread that holds it may be waiting for its turn on the processor.
             while more and now - began < limit and nokv_ahead_try(a):
-                more = _one_piece(a, READY_MAX)
+                more = _one_piece(a, READY_MAX, False)          # to unmap, the kernel waits for the other processors
                 nokv_ahead_leave(a)
                 now = nokv_monotonic_ns()
         return <double>(now - began) / 1e9

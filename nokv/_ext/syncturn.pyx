@@ -19,6 +19,7 @@ from libc.stdint cimport int64_t
 
 from nokv._ext.block cimport pthread_mutex_t
 from nokv._ext.clock cimport nokv_monotonic_ns
+from nokv._ext.gilturn cimport gil_away, gil_back
 
 from nokv.errors import UsageError
 
@@ -118,9 +119,11 @@ cdef class SyncTurn:
         cdef unsigned long me = PyThread_get_thread_ident()
         cdef int outcome
         with nogil:
+            gil_away()
             pthread_mutex_lock(&self.mutex)
             outcome = self.take(me, target, gather)
             pthread_mutex_unlock(&self.mutex)
+            gil_back()
         if outcome < 0:
             raise _inside()
         return outcome == 1

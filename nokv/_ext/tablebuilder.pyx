@@ -42,6 +42,7 @@ from nokv._ext.cursor cimport (
     read_expiry,
     read_trailer,
 )
+from nokv._ext.gilturn cimport gil_away, gil_back
 from nokv._ext.lz4 cimport lz4_compress
 from nokv._ext.merge cimport OwnedCursor
 from nokv._ext.ranges cimport RangeList, Ranges
@@ -300,18 +301,21 @@ cdef class TableBuilder:
         self.sink = sink
 
     def __dealloc__(self):
-        free(self.referenced.items)
-        free(self.block.data)
-        free(self.restarts.data)
-        free(self.last_key.data)
-        free(self.smallest.data)
-        free(self.raw.data)
-        free(self.separators.data)
-        free(self.pending.data)
-        free(self.index.data)
-        free(self.hashes.data)
-        free(self.expiries.data)
-        free(self.out.data)
+        with nogil:                     # a few megabytes
+            gil_away()
+            free(self.referenced.items)
+            free(self.block.data)
+            free(self.restarts.data)
+            free(self.last_key.data)
+            free(self.smallest.data)
+            free(self.raw.data)
+            free(self.separators.data)
+            free(self.pending.data)
+            free(self.index.data)
+            free(self.hashes.data)
+            free(self.expiries.data)
+            free(self.out.data)
+            gil_back()
 
     # -- the C side: CURSOR_OK or a CursorStatus ----------------------------------------------------------------------
     cdef int close_block(self) noexcept nogil:
@@ -435,7 +439,12 @@ cdef class TableBuilder:
             status = self.assemble(NULL)
             if status == CURSOR_OK and self.fd >= 0:
                 return self.write_out()     # beside a busy writer a turn of the GIL takes 5 ms
-        return status if status != CURSOR_OK else self.hand_over()
+        if status != CURSOR_OK:
+            return status
+        gil_back()
+        status = self.hand_over()
+        gil_away()
+        return status
 
     cdef int write_out(self) noexcept nogil:
         """`out` goes to the descriptor. CURSOR_IO: see self.failed."""
@@ -473,7 +482,9 @@ cdef class TableBuilder:
         cdef int status = CURSOR_OK
         if n and self.compressor is None:
             with nogil:
+                gil_away()
                 status = self.assemble(NULL)
+                gil_back()
         elif n:
             made = self._compress(n)
             frames = <Slice*>malloc(n * sizeof(Slice))
@@ -487,7 +498,9 @@ cdef class TableBuilder:
                         frames[i].data = &frame[0]
                         frames[i].size = <size_t>frame.shape[0]
                 with nogil:
+                    gil_away()
                     status = self.assemble(frames)
+                    gil_back()
             finally:
                 free(frames)
         if status == CURSOR_NO_MEMORY:
@@ -497,7 +510,9 @@ cdef class TableBuilder:
         if self.out.size:
             if self.fd >= 0:
                 with nogil:
+                    gil_away()
                     status = self.write_out()
+                    gil_back()
                 if status != CURSOR_OK:
                     self._raise(status)
                 return
@@ -577,10 +592,14 @@ cdef class TableBuilder:
         frames = [None] * n
         if not parts:
             return frames
-        if hasattr(self.compressor, "multi_compress_to_buffer"):        # one call, one release of the GIL
-            made = self.compressor.multi_compress_to_buffer(parts, threads=0)
-        else:
-            made = [self.compressor.compress(part) for part in parts]
+        gil_away()
+        try:
+            if hasattr(self.compressor, "multi_compress_to_buffer"):    # one call, one release of the GIL
+                made = self.compressor.multi_compress_to_buffer(parts, threads=0)
+            else:
+                made = [self.compressor.compress(part) for part in parts]
+        finally:
+            gil_back()
         for place, frame in zip(places, made, strict=True):
             frames[place] = memoryview(frame)
         return frames
@@ -618,6 +637,7 @@ cdef class TableBuilder:
         out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(padding + lines * LINE))
         cdef uint8_t* data = <uint8_t*><char*>out
         with nogil:
+            gil_away()
             memset(data, 0, padding + lines * LINE)
             while n:
                 nokv_pass()
@@ -625,6 +645,7 @@ cdef class TableBuilder:
                 filter_enter(data + padding, lines, hashes, part)
                 hashes += part
                 n -= part
+            gil_back()
         return out
 
     cdef tuple _expiries(self):
@@ -665,7 +686,9 @@ cdef class TableBuilder:
             end_data = <const uint8_t*><const char*>end
             end_size = len(end)
         with nogil:
+            gil_away()
             status = self._fill(source.c, versions, sink, table_bytes, end_data, end_size)
+            gil_back()
         source.check()
         if status < 0:
             self._raise(status)

@@ -17,9 +17,12 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from nokv._ext.crc32c cimport crc32c
+from nokv._ext.gilturn cimport gil_away, gil_back, writer_is_here
 from nokv._ext.prefault cimport Ahead, Prefaulter, ahead_detach, ahead_wake
 
-from mmap import PAGESIZE, mmap
+from mmap import PAGESIZE
+
+from nokv._ext.disk import LogMap
 
 HEADER_SIZE = RECORD_HEADER_SIZE
 DATA_START = SEGMENT_DATA_START
@@ -133,6 +136,7 @@ cdef class SegmentWriter:
         self.end = _align(offset + RECORD_HEADER_SIZE + payload_size)
         if self.end > self.due:
             self.due = NEVER        # first: then a wake is never lost
+            writer_is_here()
             ahead_wake(self.ahead)
         return <int64_t>offset
 
@@ -187,15 +191,17 @@ cdef class SegmentWriter:
         """Bring the first `size` bytes of pages into the mapping, writable, without the GIL: before the segment is written to. The
         file stays open meanwhile."""
         cdef uint8_t* base = self.base
-        if base == NULL or type(self.map) is not mmap:
+        if base == NULL or type(self.map) is not LogMap:
             return
         self.ready = size = min(size & ~<uint64_t>(PAGE_MAX - 1), self.capacity)
         with nogil:
+            gil_away()
             nokv_populate(base, size)
+            gil_back()
 
     def keep_ahead(self, Prefaulter prefaulter not None):
         """From now on pages are made ready by its thread, until it gets another segment or this one is closed."""
-        if self.base != NULL and type(self.map) is mmap:
+        if self.base != NULL and type(self.map) is LogMap:
             self.prefaulter = prefaulter
             self.ahead = prefaulter.attach(self.base, self.capacity, self.ready, &self.end, &self.due)
 
@@ -205,7 +211,7 @@ cdef class SegmentWriter:
         cdef uint64_t page = <uint64_t>PAGESIZE
         cdef uint64_t start = self.end & ~(page - 1)
         cdef uint8_t* base = self.base
-        if base == NULL or type(self.map) is not mmap or start >= self.capacity:
+        if base == NULL or type(self.map) is not LogMap or start >= self.capacity:
             return
         with nogil:
             nokv_populate(base + start, min(2 * page, self.capacity - start))
@@ -233,7 +239,9 @@ cdef class SegmentWriter:
         if ahead != NULL:
             self.ahead = NULL
             with nogil:
+                gil_away()
                 ahead_detach(ahead, base)
+                gil_back()
         self.prefaulter = None
         self.base = NULL
         self.map = None

@@ -11,13 +11,14 @@ import errno
 import threading
 from collections.abc import Callable, Iterator
 
+from nokv._ext import gilturn
 from nokv._ext.arena import ArenaPool
 from nokv._ext.db import Core, View
 from nokv._ext.memtable import MemTable
 from nokv._ext.prefault import Prefaulter
 from nokv.engine.manifest.edit import VersionEdit
 from nokv.engine.options import EngineOptions
-from nokv.engine.pacing import FLUSH_RATE_GUESS, OVERSHOOT, SLICES, longest_pause_s, pause_s
+from nokv.engine.pacing import FLUSH_RATE_GUESS, OVERSHOOT, SLICES, due_s, longest_pause_s, pause_s
 from nokv.engine.signal import Signal
 from nokv.engine.sst.options import LsmOptions
 from nokv.engine.syncer import IntervalSyncer
@@ -83,10 +84,11 @@ class Background(Core):
         else:
             self._flush_executor = self._compaction_executor = self._log_executor = executor
         # a freed memtable's memory, for the next one; a memtable may have grown past its size
-        self._arena = ArenaPool(self._options.write_buffer_bytes * 5 // 4, self._options.write_buffer_bytes)
+        self._arena = ArenaPool(self._options.write_buffer_bytes * 3 // 2, self._options.write_buffer_bytes)
         self._prefaulter = Prefaulter(self._arena) if executor is None else None
         self._paced_ns = 0  # when the slice that is being written was handed out
         self._paced_bytes = 0  # of the memtable, then
+        self._owed_s = 0.0  # pauses that have not been made yet
         self._flush_rate = 0.0  # bytes a second, smoothed; 0: not known yet
         self._flush_began_ns = 0
         self._flush_progress = Signal()  # set while no memtable waits
@@ -127,6 +129,7 @@ class Background(Core):
                         cause=str(error),
                         hint="free some space, then retry",
                     ) from error
+        gilturn.hold_on()
 
     def _switch_memtable(self) -> None:
         """The caller holds `_write_lock`. A fresh memtable takes the writes; the full one waits for its flush."""
@@ -154,6 +157,7 @@ class Background(Core):
             view = self.view
             self.view = View(fresh, (view.mem, *view.immutables), view.version)
         self._flush_progress.clear()
+        self._owed_s = 0.0
         self._hand_out_room()
         self._submit_flush()
 
@@ -174,7 +178,10 @@ class Background(Core):
                 l0_trigger=self._lsm_options.l0_files_trigger,
                 l0_slow=self._options.l0_files_slow,
             )
+            self._owed_s += pause
+            pause = due_s(self._owed_s, pause)
             if pause:
+                self._owed_s -= pause
                 self._pause(pause)
         self._hand_out_room()
 

@@ -8,10 +8,22 @@ than was thought meets a writer that goes on past the memtable's size, by OVERSH
 
 from __future__ import annotations
 
-__all__ = ["FLUSH_RATE_GUESS", "OVERSHOOT", "PAUSE_S_MAX", "SLICES", "longest_pause_s", "pause_s"]
+__all__ = [
+    "FLUSH_RATE_GUESS",
+    "OVERSHOOT",
+    "PAUSE_S_MAX",
+    "PAUSE_S_MIN",
+    "PAUSE_S_SHORT",
+    "SLICES",
+    "due_s",
+    "longest_pause_s",
+    "pause_s",
+]
 
 SLICES = 512  # of a memtable
 PAUSE_S_MAX = 0.0004  # for each slice: a put never waits longer for its turn, whatever the estimate says
+PAUSE_S_SHORT = 0.0002  # and not even that long while the flush will end before the memtable has overshot by this
+PAUSE_S_MIN = 0.00015  # shorter ones are saved up: of a thousand puts, one at most should meet one
 SLICES_AT_ONCE = 8  # that one pause makes up for: a put must not pay for the growth of an index
 OVERSHOOT = 8  # a memtable may grow by this part of its size while the one before is still being flushed
 FLUSH_RATE_GUESS = 150e6  # bytes a second, before the first flush has been measured
@@ -19,6 +31,12 @@ FLUSH_RATE_GUESS = 150e6  # bytes a second, before the first flush has been meas
 
 def longest_pause_s(capacity: int, written: int) -> float:
     return PAUSE_S_MAX * min(max(written * SLICES / capacity, 1.0), SLICES_AT_ONCE)
+
+
+def due_s(owed_s: float, pause_s: float) -> float:
+    """What to pause now, if the pauses that have not been made add up to `owed_s`, `pause_s` of it for the last
+    slice."""
+    return 0.0 if owed_s < PAUSE_S_MIN else max(pause_s, PAUSE_S_MIN)
 
 
 def pause_s(
@@ -32,7 +50,7 @@ def pause_s(
     l0_trigger: int,
     l0_slow: int,
 ) -> float:
-    """Seconds to pause after `written` bytes (a slice, or more if one batch was larger), which took `took_s`.
+    """Seconds of pause that `written` bytes cost (a slice, or more if one batch was larger), which took `took_s`.
 
     `flush_left_s` is the estimate of what the running flush still needs; `capacity - used` bytes are left to write
     meanwhile. From `l0_trigger` files in level 0 on (a compaction is due) up to `l0_slow` (it is waited for) the pause
@@ -42,4 +60,7 @@ def pause_s(
     pause = flush_left_s * min(written / left, 1.0) - took_s
     if l0_files > l0_trigger:
         pause = max(pause, 0.0) + took_s * min((l0_files - l0_trigger) / max(l0_slow - l0_trigger, 1), 1.0)
-    return min(max(pause, 0.0), longest_pause_s(capacity, written))
+    longest = longest_pause_s(capacity, written)
+    if flush_left_s <= (left / slice_bytes + SLICES / OVERSHOOT) * PAUSE_S_SHORT:
+        longest *= PAUSE_S_SHORT / PAUSE_S_MAX
+    return min(max(pause, 0.0), longest)

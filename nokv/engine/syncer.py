@@ -6,6 +6,8 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
+from nokv._ext import gilturn
+
 if TYPE_CHECKING:
     from nokv.engine.background import Background
 
@@ -59,5 +61,9 @@ class IntervalSyncer:
             db = self._db()
             if db is None:
                 return
-            db._interval_step()
+            gilturn.begin()
+            try:
+                db._interval_step()
+            finally:
+                gilturn.end()
             del db

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from nokv._ext import gilturn
 from nokv._ext.scheduling import step_aside
 from nokv.errors import Closed
 
@@ -27,6 +28,8 @@ class ThreadExecutor:
         self._steps: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._running = 0  # steps taken off the queue and not finished: 0 or 1
+        self._idle = False  # the thread waits for a step
+        self._expected = False  # the thread was told to wake up, and writers know
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -38,6 +41,9 @@ class ThreadExecutor:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
+            if self._idle and not self._expected:
+                self._expected = True
+                gilturn.expect()
             self._changed.notify_all()
 
     def drain(self) -> None:
@@ -62,8 +68,13 @@ class ThreadExecutor:
             step_aside()
         while True:
             with self._changed:
+                self._idle = True
                 self._changed.wait_for(lambda: self._steps or self._closed)
+                self._idle = False
+                expected, self._expected = self._expected, False
+                gilturn.begin(expected)
                 if self._closed:
+                    gilturn.end()
                     return
                 step = self._steps.popleft()
                 self._running = 1
@@ -76,3 +87,4 @@ class ThreadExecutor:
                 with self._changed:
                     self._running = 0
                     self._changed.notify_all()
+                gilturn.end()

@@ -15,11 +15,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import mmap
 import os
 import sys
 
-from nokv._ext.disk import CAN_SYNC_RANGES, FileMap, read_file, sync_range, zero
+from nokv._ext.disk import (
+    CAN_SYNC_RANGES,
+    FileMap,
+    LogMap,
+    close_file,
+    create_file,
+    read_file,
+    remove_file,
+    sync_data,
+    sync_directory,
+    sync_range,
+    write_all,
+    zero,
+)
 from nokv.env.ports import Buffer
 
 __all__ = ["FileLock", "MappedLogFile", "OsFiles", "OsWritableFile"]
@@ -30,31 +42,7 @@ __all__ = ["FileLock", "MappedLogFile", "OsFiles", "OsWritableFile"]
 # write up to a megabyte instead of a page.
 ZEROED_BYTES_MAX = 1 << 20
 EXTENTS_MAX = 100  # pieces of a file that are looked at to find its last one
-WRITE_MAX_BYTES = 1 << 30  # Linux moves at most 2 GiB - 4 KiB in one write
 _DARWIN = sys.platform == "darwin"
-
-
-def _sync_data(fd: int) -> None:
-    if _DARWIN:
-        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined,unused-ignore]
-    else:
-        os.fdatasync(fd)
-
-
-def _write_all(fd: int, data: Buffer) -> int:
-    view = memoryview(data).cast("B")
-    done = 0
-    while done < len(view):
-        done += os.write(fd, view[done : done + WRITE_MAX_BYTES])
-    return done
-
-
-def _allocate(fd: int, capacity: int) -> None:
-    """Real blocks for the whole file. Where the file system cannot reserve, writing zeros does."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(fd, 0, capacity)
-    else:  # macOS
-        os.ftruncate(fd, capacity)
 
 
 class OsWritableFile:
@@ -65,12 +53,10 @@ class OsWritableFile:
     def __init__(self, path: str) -> None:
         self.path = path
         self._fd = -1
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)  # a leftover of the same name: whoever still maps it keeps what it maps
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._fd = create_file(path)  # whoever still maps a leftover of the same name keeps what it maps
 
     def write(self, data: Buffer, /) -> int:
-        return _write_all(self._fd, data)
+        return write_all(self._fd, memoryview(data).cast("B"))
 
     @property
     def descriptor(self) -> int:
@@ -78,12 +64,12 @@ class OsWritableFile:
         return self._fd
 
     def sync(self) -> None:
-        _sync_data(self._fd)
+        sync_data(self._fd)
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            close_file(fd)
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
@@ -93,33 +79,28 @@ class OsWritableFile:
 class MappedLogFile:
     """A preallocated file mapped for writing. `map` is what compiled writers store through."""
 
-    __slots__ = ("_fd", "capacity", "map", "path")
+    __slots__ = ("capacity", "map", "path")
 
-    def __init__(self, path: str, fd: int, capacity: int) -> None:
+    def __init__(self, path: str, capacity: int, *, fresh: bool) -> None:
         self.path = path
         self.capacity = capacity
-        self._fd = fd
-        self.map = mmap.mmap(fd, capacity, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        if hasattr(mmap, "MADV_RANDOM"):  # no reading ahead, which makes large folios too
-            self.map.madvise(mmap.MADV_RANDOM)
+        self.map = LogMap(path, capacity, fresh)
 
     def write(self, offset: int, data: Buffer, /) -> None:
         view = memoryview(data).cast("B")
-        self.map[offset : offset + len(view)] = view
+        with memoryview(self.map) as target:
+            target[offset : offset + len(view)] = view
 
     def sync(self, start: int = 0, end: int | None = None, /) -> None:
         if end is not None and CAN_SYNC_RANGES:
-            sync_range(self._fd, self.map, start, end)
+            sync_range(self.map.fd, self.map, start, end)
             return
         if _DARWIN:
             self.map.flush()
-        _sync_data(self._fd)
+        sync_data(self.map.fd)
 
     def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            self.map.close()
-            os.close(fd)
+        self.map.close()
 
 
 class FileLock:
@@ -159,33 +140,15 @@ class OsFiles:
             recycle = None
         if recycle is not None:
             os.rename(recycle, path)
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        else:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        try:
-            if recycle is None:
-                _allocate(fd, capacity)
-            file = MappedLogFile(path, fd, capacity)
-            if recycle is not None or capacity <= ZEROED_BYTES_MAX:
-                zero(file.map, capacity)
-            if recycle is not None:
-                if _DARWIN:
-                    file.map.flush()
-                os.fsync(fd)  # or power loss could bring back records of the file's former life
-            return file
-        except BaseException:
-            os.close(fd)
-            if recycle is None:
-                os.unlink(path)  # half made and never used
-            raise
+        file = MappedLogFile(path, capacity, fresh=recycle is None)
+        if recycle is not None or capacity <= ZEROED_BYTES_MAX:
+            zero(file.map, capacity)
+        if recycle is not None:
+            file.sync()  # or power loss could bring back records of the file's former life
+        return file
 
     def reopen_log(self, path: str, capacity: int) -> MappedLogFile:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            return MappedLogFile(path, fd, capacity)
-        except BaseException:
-            os.close(fd)
-            raise
+        return MappedLogFile(path, capacity, fresh=False)
 
     def data_end(self, path: str) -> int:
         if not hasattr(os, "SEEK_DATA"):
@@ -231,7 +194,7 @@ class OsFiles:
         os.replace(source, target)
 
     def remove(self, path: str) -> None:
-        os.unlink(path)
+        remove_file(path)
 
     def rmdir(self, path: str) -> None:
         os.rmdir(path)
@@ -240,19 +203,12 @@ class OsFiles:
         os.link(source, target)
 
     def sync_dir(self, path: str) -> None:
-        fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot sync a directory
-                raise
-        finally:
-            os.close(fd)
+        sync_directory(path or ".")
 
     def sync_file(self, path: str) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            _sync_data(fd)
+            sync_data(fd)
         finally:
             os.close(fd)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nokv
-from nokv.engine.pacing import OVERSHOOT, PAUSE_S_MAX, SLICES, pause_s
+from nokv.engine.pacing import OVERSHOOT, PAUSE_S_MAX, PAUSE_S_MIN, PAUSE_S_SHORT, SLICES, due_s, pause_s
 from nokv.env.files import OsFiles, OsWritableFile
 
 CAPACITY = 28 << 20
@@ -58,13 +58,21 @@ def test_who_is_slow_enough_does_not_pause() -> None:
 @pytest.mark.parametrize("slice_s", [0.00003, 0.0001, 0.0003])
 @pytest.mark.parametrize("slices", [1, 3])
 def test_a_writer_meets_the_flush_without_a_stall(flush_s: float, slice_s: float, slices: int) -> None:
-    now, used = 0.0, 0
+    now, used, owed, pauses = 0.0, 0, 0.0, []
     while used < CAPACITY:
         now += slices * slice_s
         used += slices * SLICE
-        now += pause(used, slices * slice_s, flush_s - now, written=slices * SLICE)
+        wanted = pause(used, slices * slice_s, flush_s - now, written=slices * SLICE)
+        owed += wanted
+        due = due_s(owed, wanted)
+        owed -= due
+        now += due
+        if due:
+            pauses.append(due)
     stall = max(0.0, flush_s - now)  # what it still has to wait for in one piece
-    assert stall <= 3 * PAUSE_S_MAX
+    assert stall <= SLICES // OVERSHOOT * PAUSE_S_SHORT + 3 * PAUSE_S_MAX  # which the memtable overshoots by
+    assert min(pauses, default=1) >= PAUSE_S_MIN
+    assert owed < PAUSE_S_MIN
     assert now <= max(flush_s, SLICES * slice_s) + 6 * PAUSE_S_MAX  # and it did not wait longer than it had to
 
 
