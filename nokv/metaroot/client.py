@@ -15,17 +15,22 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import grpc
+import grpc.aio
 
 from nokv.errors import (
     Busy,
+    Corruption,
     DeadlineExceeded,
     Indeterminate,
     NoKVError,
+    NotFound,
     NotLeader,
+    NotSupported,
     NotTrusted,
+    PreconditionFailed,
     Unavailable,
     UsageError,
 )
@@ -58,6 +63,7 @@ __all__ = [
     "dial_plain",
     "dial_with",
     "error_from_rpc",
+    "is_reported",
 ]
 
 MESSAGE_BYTES_MAX = 64 << 20
@@ -81,6 +87,20 @@ PAUSE_S_MAX = 0.25
 END_OF_STREAM: Any = grpc.aio.EOF
 log = logging.getLogger("nokv.metaroot")
 
+FailedCall: TypeAlias = grpc.aio.AioRpcError | grpc.Call
+_BY_STATUS: dict[grpc.StatusCode, type[NoKVError]] = {
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Busy,
+    grpc.StatusCode.INVALID_ARGUMENT: UsageError,
+    grpc.StatusCode.OUT_OF_RANGE: UsageError,
+    grpc.StatusCode.FAILED_PRECONDITION: PreconditionFailed,
+    grpc.StatusCode.ALREADY_EXISTS: PreconditionFailed,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.UNIMPLEMENTED: NotSupported,
+    grpc.StatusCode.DATA_LOSS: Corruption,
+}
+"""Of a call without our trailer. What is not here may have taken effect or not, as when nobody answers."""
+
 T = TypeVar("T")
 S = TypeVar("S")
 Dial = Callable[[str], grpc.aio.Channel]
@@ -94,34 +114,38 @@ def dial_with(tls: Tls | None) -> Dialer:
 dial_plain = dial_with(None)
 
 
-def error_from_rpc(error: grpc.aio.AioRpcError) -> NoKVError:
-    """Our error, if the peer sent one; else what the status says."""
-    metadata: Any = error.trailing_metadata() or ()
-    trailers: dict[str, Any] = dict(metadata)
-    code = trailers.get("nokv-error")
-    details = error.details() or str(error.code())
-    if code:
+def is_reported(error: FailedCall) -> bool:
+    """Did the server say what went wrong? Otherwise the connection failed, or time ran out."""
+    return "nokv-error" in _trailers(error)
+
+
+def error_from_rpc(error: FailedCall, source: str = "") -> NoKVError:
+    """Our error for a failed call, blocking or not: the one that the server reported, else what the status says.
+    `source` names who said it."""
+    trailers = _trailers(error)
+    details = error.details() or error.code().name.lower().replace("_", " ")
+    message = f"{source}: {details}" if source else details
+    if is_reported(error):
         return error_from_code(
-            str(code),
-            details,
+            str(trailers["nokv-error"]),
+            message,
             hint=str(trailers.get("nokv-hint", "")),
             address=str(trailers.get("nokv-leader", "")),
             extra=trailers.get("nokv-region-bin", b""),
         )
-    match error.code():
-        case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return DeadlineExceeded(details)
-        case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return UsageError(details) if is_oversize(details) else Busy(details)
-        case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.OUT_OF_RANGE:
-            return UsageError(details)
-    return Unavailable(details)
+    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and is_oversize(details):
+        return UsageError(message)
+    return _BY_STATUS.get(error.code(), Unavailable)(message)
+
+
+def _trailers(error: FailedCall) -> dict[str, Any]:
+    metadata: Any = error.trailing_metadata() or ()
+    return dict(metadata)
 
 
 def _said_nothing(error: grpc.aio.AioRpcError) -> bool:
     """The attempt ran out: the peer's own "too late" would name its class."""
-    metadata: Any = error.trailing_metadata() or ()
-    return error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and "nokv-error" not in dict(metadata)
+    return error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not is_reported(error)
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ Everything read here is hostile until checked. From the log or a file a bad byte
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -683,6 +683,12 @@ _CODES: Sequence[tuple[str, type[NoKVError]]] = (
     ("corruption", Corruption),
     ("invariant", InvariantError),
 )
+_ALSO: Mapping[str, type[NoKVError]] = {  # what stores say
+    "precondition-failed": PreconditionFailed,
+    "deadline-exceeded": DeadlineExceeded,
+    "invalid": UsageError,
+    "error": NoKVError,
+}
 
 
 def error_code(error: NoKVError) -> str:
@@ -699,7 +705,7 @@ def error_from_code(code: str, message: str, *, hint: str = "", address: str = "
         except (DecodeError, UsageError):
             regions = ()
         return EpochNotMatch(message, regions=regions)
-    cls = next((cls for known, cls in _CODES if known == code), Unavailable)
+    cls = {**dict(_CODES), **_ALSO}.get(code, Unavailable)
     return cls(message, hint=hint)
 
 

@@ -1,8 +1,8 @@
 """Blocking clients of the meta-root, the coordinator and a store's admin service. One thread at a time each.
 
-Turns protobuf into plain values and gRPC failures into `nokv.errors`: trailers `nokv-error` and `nokv-leader` first,
-then the status code; a connection that failed over certificates is `NotTrusted`. It never retries: the verbs decide
-that, because each of their steps is safe to repeat and says so.
+Turns protobuf into plain values and gRPC failures into `nokv.errors`, as every client of these planes does
+(`metaroot.client.error_from_rpc`); a connection that failed over certificates is `NotTrusted`. It never retries: the
+verbs decide that, because each of their steps is safe to repeat and says so.
 """
 
 from __future__ import annotations
@@ -13,22 +13,13 @@ from typing import Any, TypeVar
 
 import grpc
 
-from nokv.errors import (
-    Busy,
-    Corruption,
-    DeadlineExceeded,
-    NoKVError,
-    NotFound,
-    NotSupported,
-    PreconditionFailed,
-    Unavailable,
-    UsageError,
-)
-from nokv.metaroot.wire import error_from_code, peer_from_pb, region_from_pb
+from nokv.errors import DeadlineExceeded, NoKVError, Unavailable
+from nokv.metaroot.client import error_from_rpc, is_reported
+from nokv.metaroot.wire import peer_from_pb, region_from_pb
 from nokv.pb import admin_pb2, admin_pb2_grpc, coordinator_pb2, coordinator_pb2_grpc, meta_pb2, root_pb2, root_pb2_grpc
 from nokv.region import Region
 from nokv.rpc.tls import Tls, refusal
-from nokv.rpc.transport import is_oversize, open_blocking_channel
+from nokv.rpc.transport import open_blocking_channel
 
 __all__ = [
     "AdminClient",
@@ -45,16 +36,6 @@ __all__ = [
 
 MESSAGE_BYTES_MAX = 64 << 20
 _OPTIONS = [("grpc.max_receive_message_length", MESSAGE_BYTES_MAX), ("grpc.enable_retries", 0)]
-_STORE_CODES = {"precondition-failed": "precondition", "deadline-exceeded": "deadline", "invalid": "usage"}
-_BY_STATUS: dict[grpc.StatusCode, type[NoKVError]] = {
-    grpc.StatusCode.FAILED_PRECONDITION: PreconditionFailed,
-    grpc.StatusCode.ALREADY_EXISTS: PreconditionFailed,
-    grpc.StatusCode.NOT_FOUND: NotFound,
-    grpc.StatusCode.INVALID_ARGUMENT: UsageError,
-    grpc.StatusCode.UNIMPLEMENTED: NotSupported,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: Busy,
-    grpc.StatusCode.DATA_LOSS: Corruption,
-}
 _P = TypeVar("_P", bound="_Plane")
 _T = TypeVar("_T")
 
@@ -63,29 +44,17 @@ def error_from_call(error: grpc.RpcError, address: str, what: str, timeout_s: fl
     """Our error for a failed call to the `what` ("store", "coordinator", "meta-root") at `address`."""
     if not isinstance(error, grpc.Call):
         return NoKVError(f"{what} at {address}: {error}")
-    trailers: dict[str, Any] = dict(error.trailing_metadata() or ())
-    status = error.code()
-    details = error.details() or status.name.lower().replace("_", " ")
-    reported = str(trailers.get("nokv-error", ""))
-    if reported and reported != "error":
-        return error_from_code(
-            _STORE_CODES.get(reported, reported),
-            f"{what} at {address}: {details}",
-            hint=str(trailers.get("nokv-hint", "")),
-            address=str(trailers.get("nokv-leader", "")),
-            extra=trailers.get("nokv-region-bin", b""),
-        )
-    if status is grpc.StatusCode.UNAVAILABLE:
+    status, details = error.code(), error.details() or ""
+    if not is_reported(error) and status is grpc.StatusCode.UNAVAILABLE:
         untrusted = refusal(address, tls, details)
         if untrusted is not None:
             return untrusted
         hint = f"check that the {what} runs and the address"
-        return Unavailable(f"no {what} answers at {address}: {details}", hint=hint)
-    if status is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Unavailable(f"no {what} answers at {address}: {details or 'unavailable'}", hint=hint)
+    if not is_reported(error) and status is grpc.StatusCode.DEADLINE_EXCEEDED:
         hint = f"read the {what}'s log"
         return DeadlineExceeded(f"{what} at {address} did not answer within {timeout_s:g} s", hint=hint)
-    kind = UsageError if is_oversize(details) else _BY_STATUS.get(status, NoKVError)
-    return kind(f"{what} at {address}: {details}")
+    return error_from_rpc(error, f"{what} at {address}")
 
 
 class _Plane:
