@@ -84,7 +84,7 @@ class Background(Core):
         else:
             self._flush_executor = self._compaction_executor = self._log_executor = executor
         # a freed memtable's memory, for the next one; a memtable may have grown past its size
-        self._arena = ArenaPool(self._options.write_buffer_bytes * 3 // 2, self._options.write_buffer_bytes)
+        self._arena = ArenaPool(self._options.write_buffer_bytes * 5 // 4, self._options.write_buffer_bytes)
         self._prefaulter = Prefaulter(self._arena) if executor is None else None
         self._paced_ns = 0  # when the slice that is being written was handed out
         self._paced_bytes = 0  # of the memtable, then

@@ -209,14 +209,14 @@ def test_a_list_that_others_change_while_we_wait_for_room(tmp_path: Path) -> Non
 
 @own_allocator
 def test_memory_of_a_flushed_memtable_serves_the_next_and_is_given_back(tmp_path: Path) -> None:
-    """The pool keeps at most a memtable and a half; idle, and closed, it keeps nothing."""
+    """The pool keeps at most one memtable; idle, and closed, it keeps nothing."""
     limit = 8 * ARENA_CHUNK_BYTES
     dice = random.Random(3)
     with nokv.open(str(tmp_path / "db"), durability="process", write_buffer_bytes=limit) as db:
         for _ in range(120):
             db.put_many([(b"%016d" % dice.randrange(1 << 40), b"v" * 900) for _ in range(1_000)])
             flush = db.stats()["flush"]
-            assert 0 <= flush["memtable_spare_bytes"] <= limit * 3 // 2 + ARENA_CHUNK_BYTES  # one is being made ready
+            assert 0 <= flush["memtable_spare_bytes"] <= limit * 5 // 4 + ARENA_CHUNK_BYTES  # one is being made ready
             assert flush["memtable_allocated_bytes"] <= 2 * (limit * 9 // 8 + 2 * ARENA_CHUNK_BYTES)
         db.flush()  # else the writer may be ahead of the flush, and nothing has been given back yet
         before = db._arena.stats()
