@@ -40,9 +40,11 @@ def transfer_leader(
     log.write(Rollout("transfer-leader-started", region_id, command, current=str(peer_id)))
 
     def transfer(leader: AdminClient, status: RegionStatus) -> None:
-        if status.leader_peer_id != peer_id:
-            say(f"region {region_id}: peer {status.leader_peer_id} hands over to peer {peer_id}")
-            leader.transfer_leader(region_id, peer_id, waiter.left())
+        if status.leader_peer_id == peer_id:
+            say(f"region {region_id}: peer {peer_id} leads")
+            return
+        say(f"region {region_id}: peer {status.leader_peer_id} hands over to peer {peer_id}")
+        leader.transfer_leader(region_id, peer_id, waiter.left())
 
     with_leader(address, region_id, waiter, transfer, tls)
     result = {"region_id": region_id, "leader_before": before.leader_peer_id, "leader": 0, "outcome": "started"}

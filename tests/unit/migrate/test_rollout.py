@@ -242,7 +242,9 @@ def test_transfer(picture: Any, workdir: str) -> None:
     assert checkpoint is not None
     assert checkpoint.rollout is not None
     assert checkpoint.rollout.stage == "transfer-leader-finished"
-    assert transfer(picture)["outcome"] == "already"
+    said: list[str] = []
+    assert transfer(picture, say=said.append)["outcome"] == "already"
+    assert said == ["region 1: peer 201 leads"]
     assert picture.calls == ["transfer 201"]
 
 
