@@ -26,7 +26,7 @@ from nokv.engine.versions import VersionSet
 from nokv.engine.wal import Wal
 from nokv.env.executor import ThreadExecutor
 from nokv.env.ports import Clock, Executor
-from nokv.errors import Closed, NoKVError, ReadOnly
+from nokv.errors import Closed, NoKVError, ReadOnly, UsageError
 
 __all__ = ["ENGINE", "Background", "LiveSequences", "may_pass"]
 
@@ -57,8 +57,8 @@ class Background(Core):
     _wal: Wal
     _write_lock: threading.RLock
     _flush_mutex: threading.RLock
-    _compaction_mutex: threading.Lock
-    _view_lock: threading.Lock
+    _compaction_mutex: threading.RLock
+    _view_lock: threading.RLock
     _poisoned: str
     _read_only: bool
     _syncer: IntervalSyncer | None
@@ -105,6 +105,19 @@ class Background(Core):
                 f"{self.path} is read-only: {self._wal.failure}", cause=self._wal.failure, hint="close and reopen"
             )
 
+    def _check_not_inside(self, *others: threading.RLock) -> None:
+        """UsageError on a thread that holds a lock of writes and flushes, or one of `others`: in a signal handler, or
+        a finalizer. Its change would come into the middle of another, or wait for it for ever. (A lock that is just
+        being taken or given up is not held yet, or no longer needed.)"""
+        if any(map(held, (*self._locks(), *others))):
+            raise UsageError(
+                f"{self.path}: a write, flush, compaction, checkpoint or close inside another one of this thread",
+                hint="in a signal handler or finalizer neither write nor close: leave that to whoever it interrupts",
+            )
+
+    def _locks(self) -> tuple[threading.RLock, ...]:
+        return self._write_lock, self._flush_mutex, self._view_lock, self._versions.lock
+
     def _poison(self, reason: str) -> None:
         self._poisoned = self._poisoned or reason
         self.ready = False
@@ -113,6 +126,10 @@ class Background(Core):
     def _make_room(self, size: int) -> None:
         """Until a record of `size` bytes (0: none) and its operations fit: rotate the log, switch the memtable,
         wait."""
+        self._check_not_inside()
+        self._room_for(size)
+
+    def _room_for(self, size: int) -> None:
         with self._write_lock:
             self._check_writable()
             if self.view.mem.used_bytes >= self._options.write_buffer_bytes:
@@ -358,6 +375,11 @@ class Background(Core):
             self._poison(f"{what} failed: {error}")
             hint = "close and reopen"
         return ReadOnly(f"{self.path}: {what} failed: {error}", cause=str(error), hint=hint)
+
+
+def held(lock: threading.RLock) -> bool:
+    """By this thread."""
+    return bool(lock._is_owned())  # type: ignore[attr-defined]  # what threading.Condition asks it, too
 
 
 def may_pass(error: BaseException) -> bool:

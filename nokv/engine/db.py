@@ -5,10 +5,10 @@
     open    lock, mode gate, manifest, WAL recovery, replay of what no SST holds
 
 Locks, in the order they may be taken: `_write_lock` (memtable switch, WAL rotation, unmapped appends) before
-`_flush_mutex` (one
-flush at a time), `_compaction_mutex` (one compaction at a time) before `_view_lock` (the view's replacement; held for
-an instant) and the WAL's own. A background step never takes
-`_write_lock`: a writer may hold it while it waits for that step.
+`_flush_mutex` (one flush at a time), `_compaction_mutex` (one compaction at a time) before `_view_lock` (the view's
+replacement; held for an instant) and the WAL's own. A background step never takes `_write_lock`: a writer may hold it
+while it waits for that step. What is called from outside looks first whether its thread holds one of them already: a
+signal handler may run in the middle of anything (`_check_not_inside`).
 
 States: open -> read-only (a sync failed, or memory ran out half-way: reads go on, writes raise ReadOnly) -> closed.
 """
@@ -95,8 +95,8 @@ class DB(Background, MutableMapping[bytes, bytes]):
         self._claimed_mode = mode
         self._write_lock = threading.RLock()
         self._flush_mutex = threading.RLock()
-        self._compaction_mutex = threading.Lock()
-        self._view_lock = threading.Lock()
+        self._compaction_mutex = threading.RLock()
+        self._view_lock = threading.RLock()
         self._read_only = read_only
         self._poisoned = "it was opened with read_only=True" if read_only else ""
         self._closed_synced = False
@@ -177,7 +177,7 @@ class DB(Background, MutableMapping[bytes, bytes]):
                 self._check_writable()
                 if self._has_room(batch.size_bytes, log):
                     break
-                self._make_room(batch.size_bytes if log else 0)
+                self._room_for(batch.size_bytes if log else 0)
             try:
                 self._write_locked(batch, log)
             except OSError as error:
@@ -189,6 +189,7 @@ class DB(Background, MutableMapping[bytes, bytes]):
 
     def flush(self) -> None:
         """Write everything in memory to SSTs. Durable when it returns."""
+        self._check_not_inside()
         with self._write_lock:
             self._check_writable()
             if len(self.view.mem):
@@ -212,6 +213,7 @@ class DB(Background, MutableMapping[bytes, bytes]):
         self._compact_with(partial(self._versions.compact_range, lower, upper))
 
     def _compact_with(self, step: Callable[[Iterable[int], int], bool]) -> None:
+        self._check_not_inside(self._compaction_mutex)
         self.flush()
         with self._compaction_mutex:
             try:
@@ -236,6 +238,7 @@ class DB(Background, MutableMapping[bytes, bytes]):
     def write_if(self, batch: WriteBatch, check: Callable[[], None], *, sync: bool | None = None) -> None:
         """Write the batch if `check()` returns; what it raises comes out, and nothing was written. No other write comes
         between. `check` may read; it must not write. Raises ReadOnly, Closed, NotFound (of a family) too."""
+        self._check_not_inside()
         with self._write_lock:
             self._check_writable()
             self.ready = False  # every other writer now comes to _make_room, and waits for the lock
@@ -314,6 +317,7 @@ class DB(Background, MutableMapping[bytes, bytes]):
         if not isinstance(name, str) or not name or len(name.encode()) > FAMILY_NAME_BYTES_MAX:
             raise UsageError(f"bad family name {name!r}", hint=f"a text of 1 to {FAMILY_NAME_BYTES_MAX} bytes")
         if create and name not in self._versions.families:
+            self._check_not_inside()
             with self._write_lock:
                 self._check_writable()
                 if name not in self._versions.families:
@@ -365,6 +369,7 @@ class DB(Background, MutableMapping[bytes, bytes]):
         from nokv.engine.opening import directory_name, typed_os_errors
 
         directory = directory_name(directory)
+        self._check_not_inside(self._compaction_mutex)
         self.flush()
         # or a table could be dropped and removed between listing and linking
         with self._compaction_mutex, typed_os_errors(directory, "linked to"):
@@ -386,6 +391,7 @@ class DB(Background, MutableMapping[bytes, bytes]):
             ]
         except TypeError as error:
             raise UsageError(f"ingest_sst takes a list of paths, not {error}", hint='["tables/000001.sst"]') from error
+        self._check_not_inside()
         with self._write_lock:
             self._check_writable()
             self.ready = False  # every writer now comes to _make_room, and waits for the lock
@@ -447,6 +453,7 @@ class DB(Background, MutableMapping[bytes, bytes]):
                 f"{self.path} is {self.mode}: a store's data is not a database without its cluster",
                 hint="replicas and region snapshots serve this purpose",
             )
+        self._check_not_inside(self._compaction_mutex)
         self.flush()
         # No table may be dropped between listing and linking.
         with self._flush_mutex, self._compaction_mutex, typed_os_errors(target, "made"):
@@ -524,6 +531,7 @@ class DB(Background, MutableMapping[bytes, bytes]):
         if self.state != 0:  # before the lock: in the child of a fork, its holder may not exist
             return
         self._wal.check_outside_sync()  # before anything is given up
+        self._check_not_inside(self._compaction_mutex)
         with self._write_lock:
             if self.state != 0:
                 return

@@ -77,9 +77,8 @@ class Reader(DB):
     """A database that only reads. Any thread; `refresh` may run beside reads."""
 
     def _recover(self) -> None:
-        self._moments: weakref.WeakSet[_Moment] = weakref.WeakSet()
-        self._moments_mutex = threading.Lock()
-        self._refresh_mutex = threading.Lock()
+        self._moments: set[weakref.ref[_Moment]] = set()  # each step on it is one of C code
+        self._refresh_mutex = threading.RLock()
         self._opened: dict[int, Table] = {}
         self._layers: list[_Layer] = []  # newest first
         self._follower: Follower | None = None
@@ -97,6 +96,7 @@ class Reader(DB):
         stay where they are."""
         from nokv.engine.opening import typed_os_errors
 
+        self._check_not_inside()
         with self._refresh_mutex:
             self._check_open()
             before = (self.sequence, self._versions.families)
@@ -105,18 +105,20 @@ class Reader(DB):
             self._refreshes += 1
             return before != (self.sequence, self._versions.families)
 
+    def _locks(self) -> tuple[threading.RLock, ...]:
+        return (*super()._locks(), self._refresh_mutex)
+
     def snapshot(self) -> Snapshot:
         moment = _Moment(self)
         self._check_open()
         return Snapshot(moment)
 
     def _keep(self, moment: _Moment) -> None:
-        with self._moments_mutex:
-            self._moments.add(moment)
+        self._moments.add(weakref.ref(moment, self._moments.discard))
 
     def _live_moments(self) -> list[_Moment]:
-        with self._moments_mutex:
-            return list(self._moments)
+        moments = [moment() for moment in tuple(self._moments)]
+        return [moment for moment in moments if moment is not None]
 
     def _catch_up(self) -> None:
         for attempt in range(ATTEMPTS_MAX):

@@ -103,7 +103,7 @@ class VersionSet:
         self._unwanted: list[str] = []  # files to remove
         self._leftovers: list[str] = []  # of an earlier process
         self.remove_error = ""
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._failed = ""
 
     # -- opening ------------------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class VersionSet:
             raise NotFound(f"{self.path}: there is no database here", hint="create it by opening it with create=True")
         if manifest_name(1) in names:
             self.files.remove(unfinished)
-        with self._lock:
+        with self.lock:
             self._roll()
         return True
 
@@ -233,7 +233,7 @@ class VersionSet:
     # -- changing -----------------------------------------------------------------------------------------------------
     def new_file(self) -> tuple[int, str]:
         """A number that no file in the directory has or had, and the path of the table with it."""
-        with self._lock:
+        with self.lock:
             number = self._next_file_number
             self._next_file_number += 1
         return number, join(self.path, table_name(number))
@@ -242,7 +242,7 @@ class VersionSet:
         """Make `edit` true: durable when this returns, visible through `current` at the same time. The files that it
         adds must be synced; their names are synced here. If this raises, the edit may or may not be found by the next
         open, and every later change raises ReadOnly."""
-        with self._lock:
+        with self.lock:
             if self.read_only:
                 raise ReadOnly(f"{self.path}: opened read-only", hint="open it without read_only")
             if self._failed:
@@ -309,7 +309,7 @@ class VersionSet:
         """Remove the files of dropped tables that nobody reads any more. How many still wait. A file that cannot be
         removed does not fail the step that dropped it: it waits for the next call, then for the next open
         (`stats()["remove_error"]`)."""
-        with self._lock:
+        with self.lock:
             for number in [n for n, ref in self._obsolete.items() if ref() is None]:
                 del self._obsolete[number]
                 self._unwanted.append(join(self.path, table_name(number)))
@@ -324,7 +324,7 @@ class VersionSet:
 
     def add_family(self, name: str) -> int:
         """The family's id, given now if it has none. Durable when it returns."""
-        with self._lock:
+        with self.lock:
             known = self.families.get(name)
             if known is not None:
                 return known
@@ -634,7 +634,7 @@ class VersionSet:
     def close(self) -> None:
         """Idempotent, and lets go of the tables. Files of dropped tables that are still read stay; the next open
         removes them."""
-        with self._lock:
+        with self.lock:
             if not self._failed and not self.read_only:
                 self.remove_obsolete()
             if self._manifest is not None:
