@@ -188,12 +188,13 @@ cdef void pool_fill(Pool* pool) noexcept nogil:
         if taken + have >= pool.memtable_bytes + CHUNK_BYTES or have + CHUNK_BYTES > pool.limit:
             return
         if not nokv_has_chunk(&pool.spares[i]):
+            leave_writer()                              # a huge page is cleared in one piece, by the first store
             chunk = _fresh(CHUNK_BYTES, True)
+            if chunk != NULL:
+                nokv_populate(chunk, CHUNK_BYTES)
+            return_to_writer()
             if chunk == NULL:
                 return              # whoever needs one will say so
-            leave_writer()
-            nokv_populate(chunk, CHUNK_BYTES)           # a huge page is cleared in one piece
-            return_to_writer()
             nokv_swap_chunk(&pool.spares[i], chunk)     # nobody else fills
             have += CHUNK_BYTES
 

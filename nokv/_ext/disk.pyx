@@ -193,12 +193,14 @@ def sync_range(int fd, map not None, uint64_t start, uint64_t end):
         raise ValueError("a range outside the map")
     with nogil:
         gil_away()
+        leave_writer()
         piece = start
         while piece < end:
             nokv_start_writing(fd, <int64_t>piece, <int64_t>min(end - piece, <uint64_t>PIECE))      # its errors are the sync's
             piece += PIECE
             nokv_pass()
         failed = nokv_sync_range(base + start, <size_t>(end - start))
+        return_to_writer()
         gil_back()
     if failed:
         raise OSError(failed, os.strerror(failed))
@@ -263,7 +265,9 @@ def create_file(str path not None):
     cdef int fd
     with nogil:
         gil_away()
+        leave_writer()
         fd = nokv_create_file(raw)
+        return_to_writer()
         gil_back()
     if fd < 0:
         raise OSError(-fd, os.strerror(-fd), path)
@@ -338,7 +342,9 @@ cdef class LogMap:
             raise ValueError("an empty log file")
         with nogil:
             gil_away()
+            leave_writer()
             failed = nokv_open_log(raw, fresh, capacity, &self.fd, &self.base)
+            return_to_writer()
             gil_back()
         if failed:
             raise OSError(failed, os.strerror(failed), path)

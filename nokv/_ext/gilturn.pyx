@@ -68,6 +68,7 @@ cdef void gil_give_way() noexcept:
     if nokv_turns_rest(&turns, now):
         return
     with nogil:
+        writer_is_here()
         nokv_turns_wait(&turns, now, GIVE_NS, REST_NS)
 
 

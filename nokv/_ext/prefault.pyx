@@ -18,7 +18,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from nokv._ext.arena cimport ArenaPool, Pool, pool_fill, pool_release, pool_retain
-from nokv._ext.gilturn cimport thread_is_helper
+from nokv._ext.gilturn cimport thread_is_helper, writer_is_here
 from nokv._ext.clock cimport nokv_monotonic_ns
 from nokv._ext.scheduling cimport nokv_pass, nokv_step_aside
 
@@ -156,6 +156,7 @@ cdef class Prefaulter:
         if not nokv_ahead_lives(a):
             return 0.0
         with nogil:
+            writer_is_here()                # and will wake up here
             began = now = nokv_monotonic_ns()
             # Never waits for the lock: the thread that holds it may be waiting for its turn on the processor.
             while more and now - began < limit and nokv_ahead_try(a):
