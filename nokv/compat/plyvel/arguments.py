@@ -25,6 +25,12 @@ def flag(value: object, name: str) -> bool:
     return bool(value)
 
 
+def read_flags(verify_checksums: object, fill_cache: object) -> None:
+    """Checked, and without effect: checksums are verified always, and the cache decides for itself."""
+    flag(verify_checksums, "verify_checksums")
+    flag(fill_cache, "fill_cache")
+
+
 def value_bytes(value: object) -> bytes:
     if type(value) is bytes:
         return value

@@ -15,6 +15,7 @@ from nokv.compat.plyvel.arguments import (
     engine_options,
     flag,
     path_of,
+    read_flags,
     some,
     value_bytes,
     wrong,
@@ -116,8 +117,7 @@ class DB:
     def get(self, key: bytes, default: Any = None, *, verify_checksums: bool = False, fill_cache: bool = True) -> Any:
         if type(key) is not bytes:
             wrong("key", "bytes", key)
-        flag(verify_checksums, "verify_checksums")
-        flag(fill_cache, "fill_cache")
+        read_flags(verify_checksums, fill_cache)
         with database_errors:
             return self._store.get(key, default)
 
@@ -177,8 +177,7 @@ class DB:
         )
 
     def raw_iterator(self, *, verify_checksums: bool = False, fill_cache: bool = True) -> RawIterator:
-        flag(verify_checksums, "verify_checksums")
-        flag(fill_cache, "fill_cache")
+        read_flags(verify_checksums, fill_cache)
         with iterator_errors:
             return RawIterator(self, between(self, self._store, None, None, True, False))
 
@@ -338,8 +337,7 @@ class Snapshot:
 
     def get(self, key: bytes, default: Any = None, *, verify_checksums: bool = False, fill_cache: bool = True) -> Any:
         checked_bytes(key, "key")
-        flag(verify_checksums, "verify_checksums")
-        flag(fill_cache, "fill_cache")
+        read_flags(verify_checksums, fill_cache)
         source = self._source()
         with snapshot_errors:
             return source.get((self._prefix or b"") + key, default)
@@ -379,8 +377,7 @@ class Snapshot:
 
     def raw_iterator(self, *, verify_checksums: bool = False, fill_cache: bool = True) -> RawIterator:
         """Over the whole database, also of a prefixed one's snapshot."""
-        flag(verify_checksums, "verify_checksums")
-        flag(fill_cache, "fill_cache")
+        read_flags(verify_checksums, fill_cache)
         source = self._source()
         with snapshot_errors:
             return RawIterator(self._db, between(self._db, source, None, None, True, False))

@@ -19,8 +19,6 @@ def open_engine(path: str, create: bool, options: dict[str, Any]) -> Engine:
         return open_db(path, create=create, durability="process", **options)
     except NotFound as error:
         raise Error(f"Invalid argument: {path}: does not exist (create_if_missing is false)") from error
-    except Locked as error:
-        raise IOError(f"IO error: lock {path}/LOCK: already held by process: {error}") from error
     except UsageError as error:
         if not os.path.isdir(path):
             raise IOError(f"IO error: {path}/LOCK: Not a directory: {error}") from error
@@ -28,7 +26,13 @@ def open_engine(path: str, create: bool, options: dict[str, Any]) -> Engine:
     except Corruption as error:
         raise CorruptionError(f"Corruption: {error}") from error
     except (NoKVError, OSError) as error:
-        raise IOError(f"IO error: {error}") from error
+        raise refusal(path, error) from error
+
+
+def refusal(path: str, error: NoKVError | OSError) -> IOError:
+    if isinstance(error, Locked):
+        return IOError(f"IO error: lock {path}/LOCK: already held by process: {error}")
+    return IOError(f"IO error: {error}")
 
 
 def destroy_db(name: str | bytes | os.PathLike[str]) -> None:
@@ -38,12 +42,10 @@ def destroy_db(name: str | bytes | os.PathLike[str]) -> None:
         return
     try:
         nokv.engine.repair.destroy(path)
-    except Locked as error:
-        raise IOError(f"IO error: lock {path}/LOCK: already held by process: {error}") from error
     except NotFound:
         return
     except (NoKVError, OSError) as error:
-        raise IOError(f"IO error: {error}") from error
+        raise refusal(path, error) from error
 
 
 def repair_db(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
-from nokv.compat.plyvel.arguments import checked_bytes, flag
+from nokv.compat.plyvel.arguments import checked_bytes, flag, read_flags
 from nokv.compat.plyvel.errors import ITERATOR_CLOSED, IteratorInvalidError, iterator_errors
 from nokv.engine.transaction import successor
 
@@ -74,8 +74,7 @@ def iterate(
     values = flag(include_value, "include_value")
     include_start = flag(include_start, "include_start") or start is None
     include_stop = flag(include_stop, "include_stop") and stop is not None
-    flag(verify_checksums, "verify_checksums")
-    flag(fill_cache, "fill_cache")
+    read_flags(verify_checksums, fill_cache)
     if db.closed:
         raise RuntimeError(ITERATOR_CLOSED)
     if prefix is not None:
