@@ -5,7 +5,7 @@
 Each round strikes the holder of the lease or the leader of the meta-root, kills or stops it, and measures how long no
 id, timestamp or publication was acknowledged. Then the process comes back. What clients were told must stay true: ids
 and timestamps only grow, and each acknowledged store is in the log at the end. Times are those that the machine grants
-(machine_time.py); where it stood still, leases have run out, calls been given up: an outage
+(tests/machine_time.py); where it stood still, leases have run out, calls been given up: an outage
 counts from its end.
 """
 
@@ -33,7 +33,7 @@ from nokv.errors import NoKVError
 from nokv.metaroot.audit import audit
 from nokv.metaroot.client import RootClient
 from nokv.region import Store
-from tests.e2e.machine_time import MachineTime
+from tests.machine_time import MachineTime
 
 BACK_S = 3.0
 """Service must be back so long after a fault."""

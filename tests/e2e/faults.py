@@ -6,7 +6,7 @@ One seed draws the faults and the operations; the scheduling of processes is not
 have to be repeated. `--small` gives the stores tiny write buffers and short logs: flushes, cut logs, snapshots, kill -9
 interleave, and at the end every store is killed and must come back with the digest it had.
 
-Limits are in the time that the machine grants (machine_time.py): a run that is stopped for a minute goes on after it.
+Limits are in the time that the machine grants (tests/machine_time.py): a run that was stopped for a minute goes on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from nokv.migrate.expand import expand
 from nokv.migrate.remove_peer import remove_peer
 from nokv.migrate.rollout import Target, Waiter
 from nokv.testing.history import History
-from tests.e2e.machine_time import MachineTime
+from tests.machine_time import MachineTime
 
 REGION = 1
 CLIENT_TIMEOUT_S = 3.0

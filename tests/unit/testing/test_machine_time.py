@@ -10,12 +10,12 @@ import time
 import pytest
 
 from nokv.cli import processes
-from tests.e2e.machine_time import LATE_S, STOOD_STILL_S, TICK_S, MachineTime
+from tests.machine_time import LATE_S, STOOD_STILL_S, TICK_S, MachineTime
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(120)
 
 CHILD = """
-from tests.e2e.machine_time import MachineTime
+from tests.machine_time import MachineTime
 import sys
 with MachineTime() as machine:
     for line in sys.stdin:
