@@ -59,6 +59,8 @@ static inline void nokv_return_to_processor(void) {}
 #endif
 
 static inline int nokv_turns_load(const nokv_turns* t) { return __atomic_load_n(&t->needed, __ATOMIC_RELAXED); }
+static inline void nokv_turns_here(nokv_turns* t) { __atomic_store_n(&t->processor, nokv_processor(), __ATOMIC_RELAXED); }
+static inline void nokv_turns_leave(const nokv_turns* t) { nokv_leave_processor(__atomic_load_n(&t->processor, __ATOMIC_RELAXED)); }
 static inline void nokv_turns_add(nokv_turns* t, int n) { (void)__atomic_add_fetch(&t->needed, n, __ATOMIC_ACQ_REL); }
 
 static inline void nokv_turns_rest_until(nokv_turns* t, int64_t when) { __atomic_store_n(&t->rest_until, when, __ATOMIC_RELAXED); }

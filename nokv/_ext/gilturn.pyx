@@ -24,8 +24,8 @@ cdef extern from "gilturn.h":
     void nokv_turns_add(nokv_turns* t, int n) noexcept nogil
     void nokv_turns_wait(nokv_turns* t, long long now, long long limit, long long rest) noexcept nogil
     void nokv_turns_rest_until(nokv_turns* t, long long when) noexcept nogil
-    int nokv_processor() noexcept nogil
-    void nokv_leave_processor(int processor) noexcept nogil
+    void nokv_turns_here(nokv_turns* t) noexcept nogil
+    void nokv_turns_leave(const nokv_turns* t) noexcept nogil
     void nokv_return_to_processor() noexcept nogil
     bint nokv_turns_rest(const nokv_turns* t, long long now) noexcept nogil
     int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil, void (*child)() noexcept nogil) nogil
@@ -73,7 +73,7 @@ cdef void gil_give_way() noexcept:
 
 
 cdef void writer_is_here() noexcept nogil:
-    turns.processor = nokv_processor()
+    nokv_turns_here(&turns)
 
 
 cdef void thread_is_helper() noexcept nogil:
@@ -83,7 +83,7 @@ cdef void thread_is_helper() noexcept nogil:
 
 cdef void leave_writer() noexcept nogil:
     if nokv_in_step or nokv_is_helper:
-        nokv_leave_processor(turns.processor)
+        nokv_turns_leave(&turns)
 
 
 cdef void return_to_writer() noexcept nogil:
