@@ -13,6 +13,7 @@
 typedef struct nokv_turns {
     int needed;                         /* steps that need the GIL, whether or not they have it */
     int64_t rest_until;                 /* nobody came, or he stays long: until then no writer gives way */
+    int giving_way;                     /* a writer does: among several, CPython may give the GIL to another one instead */
     int processor;                      /* that the busiest writer was seen on */
 } nokv_turns;
 
@@ -77,5 +78,9 @@ static inline void nokv_turns_wait(nokv_turns* t, int64_t now, int64_t limit, in
         }
     }
 }
-static inline int nokv_turns_rest(const nokv_turns* t, int64_t now) { return now < __atomic_load_n(&t->rest_until, __ATOMIC_RELAXED); }
+/* Whether to wait: then nokv_turns_end follows. */
+static inline int nokv_turns_begin(nokv_turns* t, int64_t now) {
+    return now >= __atomic_load_n(&t->rest_until, __ATOMIC_RELAXED) && !__atomic_exchange_n(&t->giving_way, 1, __ATOMIC_ACQUIRE);
+}
+static inline void nokv_turns_end(nokv_turns* t) { __atomic_store_n(&t->giving_way, 0, __ATOMIC_RELEASE); }
 #endif

@@ -17,6 +17,7 @@ from nokv._ext.scheduling cimport nokv_pass
 cdef extern from "gilturn.h":
     ctypedef struct nokv_turns:
         int needed
+        int giving_way
         int processor
     int nokv_in_step
     int nokv_is_helper
@@ -27,7 +28,8 @@ cdef extern from "gilturn.h":
     void nokv_turns_here(nokv_turns* t) noexcept nogil
     void nokv_turns_leave(const nokv_turns* t) noexcept nogil
     void nokv_return_to_processor() noexcept nogil
-    bint nokv_turns_rest(const nokv_turns* t, long long now) noexcept nogil
+    bint nokv_turns_begin(nokv_turns* t, long long now) noexcept nogil
+    void nokv_turns_end(nokv_turns* t) noexcept nogil
     int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil, void (*child)() noexcept nogil) nogil
 
 cdef enum:
@@ -43,6 +45,7 @@ gil_needed = &turns.needed
 cdef void _in_child() noexcept nogil:
     global nokv_in_step
     turns.needed = 0
+    turns.giving_way = 0
     nokv_in_step = 0
 
 
@@ -65,11 +68,12 @@ cdef void gil_give_way() noexcept:
     if nokv_in_step:
         return
     now = nokv_monotonic_ns()
-    if nokv_turns_rest(&turns, now):
+    if not nokv_turns_begin(&turns, now):
         return
     with nogil:
         writer_is_here()
         nokv_turns_wait(&turns, now, GIVE_NS, REST_NS)
+        nokv_turns_end(&turns)
 
 
 cdef void writer_is_here() noexcept nogil:
