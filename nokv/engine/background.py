@@ -311,19 +311,21 @@ class Background(Core):
             if meta is not None:
                 edit.added = [meta]
             self._versions.apply(edit)
+            used, log_number = mem.used_bytes, following.first_segment
             with self._view_lock:
                 view = self.view
                 self.view = View(view.mem, view.immutables[:-1], self._versions.current)
+            del immutables, mem, following, view  # the pool has its memory before a writer asks for more
             if not self.view.immutables:
                 self.room_bytes = self._options.write_buffer_bytes
                 self._flush_progress.set()
-            if mem.used_bytes > self._options.write_buffer_bytes // 2:  # a small one says little
-                rate = mem.used_bytes * 1e9 / max(self._clock.monotonic_ns() - began, 1)
+            if used > self._options.write_buffer_bytes // 2:  # a small one says little
+                rate = used * 1e9 / max(self._clock.monotonic_ns() - began, 1)
                 self._flush_rate = (self._flush_rate + rate) / 2 if self._flush_rate else rate
             self._flushes += 1
-            self._flushed_bytes += mem.used_bytes
+            self._flushed_bytes += used
             self._flush_error = None
-            self._wal.retain(ENGINE, following.first_segment)
+            self._wal.retain(ENGINE, log_number)
         self._submit_compaction()
         for callback in list(self._on_flush):
             callback()
