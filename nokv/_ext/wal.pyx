@@ -17,8 +17,9 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from nokv._ext.crc32c cimport crc32c
-from nokv._ext.gilturn cimport gil_away, gil_back, writer_is_here
+from nokv._ext.gilturn cimport gil_away, gil_back, leave_writer, return_to_writer, writer_is_here
 from nokv._ext.prefault cimport Ahead, Prefaulter, ahead_detach, ahead_wake
+from nokv._ext.scheduling cimport nokv_pass
 
 from mmap import PAGESIZE
 
@@ -35,6 +36,19 @@ PAYLOAD_BYTES_MAX = 0x7FFFFFFF
 
 cdef extern from "pages.h":
     void nokv_populate(void* p, size_t size) noexcept nogil
+
+cdef extern from *:
+    """
+    #include <unistd.h>
+    /* From `start` on, a piece, up to `end`. Where the next one begins: `end` if this one failed, which is left to the stores, and to the
+       sync that reports it. */
+    static uint64_t nokv_write_zeros(int fd, uint64_t start, uint64_t end) {
+        static const char zeros[128 << 10];
+        ssize_t done = pwrite(fd, zeros, end - start < sizeof zeros ? (size_t)(end - start) : sizeof zeros, (off_t)start);
+        return done > 0 ? start + (uint64_t)done : end;
+    }
+    """
+    uint64_t nokv_write_zeros(int fd, uint64_t start, uint64_t end) noexcept nogil
 
 cdef enum:
     SECTOR = 512
@@ -187,15 +201,25 @@ cdef class SegmentWriter:
     def mapped(self):
         return self.base != NULL
 
-    def make_ready(self, uint64_t size):
-        """Bring the first `size` bytes of pages into the mapping, writable, without the GIL: before the segment is written to. The
-        file stays open meanwhile."""
+    def make_ready(self, uint64_t size, bint zeros=False):
+        """Before the segment is written to: bring the first `size` bytes of pages into the mapping, writable, without the GIL. With
+        `zeros` the page cache gets the rest of the file, too: pages that a file system makes for a large write cost a fraction of
+        what it takes for each that a store asks for. But they are to be written to the disk together, each time that one of them
+        is. The file stays open meanwhile."""
         cdef uint8_t* base = self.base
+        cdef uint64_t start = PAGE_MAX          # behind the segment's header
+        cdef int fd
         if base == NULL or type(self.map) is not LogMap:
             return
         self.ready = size = min(size & ~<uint64_t>(PAGE_MAX - 1), self.capacity)
+        fd = self.map.fd
         with nogil:
             gil_away()
+            while zeros and start < self.capacity:
+                leave_writer()
+                start = nokv_write_zeros(fd, start, self.capacity)
+                return_to_writer()
+                nokv_pass()
             nokv_populate(base, size)
             gil_back()
 

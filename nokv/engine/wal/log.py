@@ -57,6 +57,8 @@ MUCH_BYTES = 256 << 10  # to sync at a time: then the writer goes on in a page o
 OVERHEAD = DATA_START + LINK_RECORD_BYTES + HEADER_SIZE  # of a segment that holds one record
 REPLAY_CHUNK = 256
 READY_BYTES = 256 << 10  # of the next segment, in memory before it is written to
+AHEAD_BYTES = 8 << 20  # of a segment are left when the next one is made
+RAPID_BYTES = 1 << 20  # appended between two syncs: then all of the next segment is
 NEVER = (1 << 64) - 1
 
 _SYNCED = struct.Struct("<QQ")
@@ -121,6 +123,7 @@ class Wal(WalCore):
         self._recycle_syncs = recycle_syncs
         self._much_bytes = much_bytes
         self._syncs_at_release = 0
+        self._syncs_at_switch = 0
         self._prefaulter = prefaulter
         self._unsynced: list[SegmentWriter | _FoundSegment] = []  # rotated away, not synced yet, oldest first
         self._syncing_from = NEVER  # the oldest segment that a sync is at work on
@@ -265,7 +268,8 @@ class Wal(WalCore):
         if writer is None:
             return
         if writer.end > self._soft_limit(writer):
-            self.prepare()
+            syncs = self._sync_count - self._syncs_at_switch
+            self.prepare(rapid=writer.end >= min(RAPID_BYTES, writer.capacity // 8) * (1 + syncs))
         with self._lock:
             if self.active is writer:
                 self.soft_limit = self._soft_limit(writer)
@@ -274,16 +278,19 @@ class Wal(WalCore):
         """Where the next background step is due."""
         if self._spare is not None:
             return NEVER
-        # Several steps of Python beside a writer that hardly ever lets go of the GIL: they need time.
-        return writer.capacity // (8 if writer.capacity > FIRST_SEGMENT_BYTES else 2)
+        if writer.capacity <= FIRST_SEGMENT_BYTES:
+            return writer.capacity // 2
+        # Early enough to be done in time, but not earlier: what is ready and never written to was made in vain.
+        return max(writer.capacity - AHEAD_BYTES, writer.capacity // 8)
 
-    def prepare(self) -> None:
-        """Make the next segment ready, so that the append that needs it does not wait."""
+    def prepare(self, *, rapid: bool = False) -> None:
+        """Make the next segment ready, so that the append that needs it does not wait. `rapid`: it will be full before
+        it has been synced often."""
         with self._making:  # and not `_lock`: appends and syncs go on
             if self._closed or self.failure is not None or self._spare is not None:
                 return
             spare = self._create(self._next_capacity(0), self._segments[-1])
-            spare.make_ready(READY_BYTES)
+            spare.make_ready(READY_BYTES, zeros=rapid and spare.capacity >= RAPID_BYTES)
             self._spare = spare
 
     def _next_capacity(self, payload_size: int) -> int:
@@ -326,6 +333,7 @@ class Wal(WalCore):
         self._segments.append(info)
         self.active = writer
         self.soft_limit = soft_limit
+        self._syncs_at_switch = self._sync_count
         if self._prefaulter is not None:
             writer.keep_ahead(self._prefaulter)
 

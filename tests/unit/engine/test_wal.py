@@ -429,6 +429,42 @@ def test_after_a_background_sync_a_busy_writer_goes_on_in_another_page(tmp_path:
     again.close()
 
 
+@pytest.mark.parametrize("appends_per_sync", [10_000, 20])
+def test_a_segment_is_filled_with_zeros_ahead_of_a_rapid_writer_only(tmp_path: Path, appends_per_sync: int) -> None:
+    """Whoever syncs often would write all of a large page each time."""
+    directory = str(tmp_path / "wal")
+    made: list[bool] = []
+
+    class Watched(Wal):
+        def prepare(self, *, rapid: bool = False) -> None:
+            made.append(rapid)
+            super().prepare(rapid=rapid)
+            spare = self._spare
+            assert spare is not None
+            content = Path(f"{directory}/{segment_name(spare.number)}").read_bytes()
+            assert len(content) == spare.capacity
+            assert any(content[:DATA_START]) and not any(content[DATA_START:])
+
+    wal = Watched(OsFiles(), directory, 4 << 20)
+    appended = []
+    for number in range(9_000):
+        payload = b"%06d" % number * 150
+        wal.append(16, payload)
+        appended.append(payload)
+        assert wal.active is not None
+        if wal.active.end > wal.soft_limit:
+            wal.attend()
+        if number % appends_per_sync == 0:
+            wal.sync()
+    assert wal.stats()["rotations"] >= 3
+    assert made == [appends_per_sync == 10_000] * len(made) and len(made) >= 3
+    assert [payload for _, payload in contents(wal)] == appended
+    wal.close(sync=False)
+    wal = Wal(OsFiles(), directory, 4 << 20)
+    assert [payload for _, payload in contents(wal)] == appended
+    wal.close()
+
+
 def test_no_page_of_the_next_record_is_write_protected_after_a_sync(tmp_path: Path) -> None:
     """The store that meets one waits for the file system, and every thread waits for it."""
     wal = Wal(OsFiles(), str(tmp_path / "wal"), 16 << 20)
