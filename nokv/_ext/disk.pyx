@@ -382,17 +382,18 @@ cdef class LogMap:
     def close(self):
         """A second call does nothing. BufferError while somebody has it as a buffer."""
         cdef void* base = self.base
+        cdef int fd = self.fd
         if base == NULL:
             return
         if self.exports:
             raise BufferError("the map is in use")
         self.base = NULL
+        self.fd = -1                    # first: from now on the number may be another file's
         with nogil:
             gil_away()
             nokv_unmap_file(base, self.size)
-            nokv_close(self.fd)
+            nokv_close(fd)
             gil_back()
-        self.fd = -1
 
 
 cdef class FileMap:

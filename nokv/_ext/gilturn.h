@@ -64,7 +64,10 @@ static inline void nokv_turns_here(nokv_turns* t) { __atomic_store_n(&t->process
 static inline void nokv_turns_leave(const nokv_turns* t) { nokv_leave_processor(__atomic_load_n(&t->processor, __ATOMIC_RELAXED)); }
 static inline void nokv_turns_add(nokv_turns* t, int n) { (void)__atomic_add_fetch(&t->needed, n, __ATOMIC_ACQ_REL); }
 
-static inline void nokv_turns_rest_until(nokv_turns* t, int64_t when) { __atomic_store_n(&t->rest_until, when, __ATOMIC_RELAXED); }
+/* Never shorter than before. Only who has the GIL, or gives way, calls it: what gets lost between the two is one rest. */
+static inline void nokv_turns_rest_until(nokv_turns* t, int64_t when) {
+    if (when > __atomic_load_n(&t->rest_until, __ATOMIC_RELAXED)) __atomic_store_n(&t->rest_until, when, __ATOMIC_RELAXED);
+}
 
 /* Without the GIL: until no step needs it, for `limit` ns at most. */
 static inline void nokv_turns_wait(nokv_turns* t, int64_t now, int64_t limit, int64_t rest) {

@@ -97,6 +97,31 @@ def test_a_step_that_waits_for_something_else_does_not_hold_the_writer_up(
         executor.drain()
 
 
+def test_a_writer_that_was_kept_waiting_goes_on_resting(tmp_path: Path, executor: ThreadExecutor) -> None:
+    """Beside a step that stays long, each slice of a memtable would else begin with another wait."""
+    gate, entered = threading.Event(), threading.Event()
+
+    def step() -> None:
+        entered.set()
+        assert gate.wait(WAIT_S)
+
+    with nokv.open(f"{tmp_path}/db", durability="process") as db:
+        executor.submit(step)
+        assert entered.wait(WAIT_S)
+        spent = 0
+        for n in range(2_000):
+            gilturn.hold_on()
+            until = time.monotonic_ns() + 60_000
+            while time.monotonic_ns() < until:
+                pass
+            began = time.thread_time_ns()
+            db.put(b"%d" % n, b"value")
+            spent += time.thread_time_ns() - began
+        gate.set()
+        executor.drain()
+    assert spent < 150_000_000  # 400 ms, did each of them wait for the step
+
+
 def test_a_step_that_raises_has_ended(executor: ThreadExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
     monkeypatch.setattr(threading, "excepthook", seen.append)
