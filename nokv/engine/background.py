@@ -255,10 +255,14 @@ class Background(Core):
     def _became_dirty(self) -> None:
         if self.durability != 1:
             return
-        if self._syncer is not None:
-            self._syncer.wake()
-        else:
-            self._submit(self._flush_executor, self._interval_step)
+        try:
+            if self._syncer is not None:
+                self._syncer.wake()
+            else:
+                self._submit(self._flush_executor, self._interval_step)
+        except RuntimeError:  # there is no thread to be had: the next write asks again
+            self.dirty = False
+            raise
 
     def _interval_step(self) -> None:
         self.dirty = False
@@ -266,6 +270,7 @@ class Background(Core):
             self._wal.sync(background=True)
 
     def _submit(self, executor: Executor, step: Callable[[], None]) -> bool:
+        """False: the database is being closed. RuntimeError: there is no thread to be had."""
         try:
             executor.submit(step)
         except (Closed, RuntimeError):
@@ -278,8 +283,12 @@ class Background(Core):
     def _submit_flush(self) -> None:
         if not self._flush_queued:
             self._flush_queued = True  # before the step, which may run at once
-            if not self._submit(self._flush_executor, self._flush_step):
-                self._flush_queued = False
+            submitted = False
+            try:
+                submitted = self._submit(self._flush_executor, self._flush_step)
+            finally:
+                if not submitted:
+                    self._flush_queued = False
 
     def _flush_step(self) -> None:
         self._flush_queued = False
@@ -334,8 +343,12 @@ class Background(Core):
     def _submit_compaction(self) -> None:
         if not self._compaction_queued:
             self._compaction_queued = True  # before the step, which may run at once
-            if not self._submit(self._compaction_executor, self._compaction_step):
-                self._compaction_queued = False
+            submitted = False
+            try:
+                submitted = self._submit(self._compaction_executor, self._compaction_step)
+            finally:
+                if not submitted:
+                    self._compaction_queued = False
 
     def _compaction_step(self) -> None:
         self._compaction_queued = False

@@ -32,7 +32,11 @@ class IntervalSyncer:
         with self._changed:
             if self._thread is None and not self._stopping:
                 self._thread = threading.Thread(target=self._run, name="nokv-sync", daemon=True)
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except Exception:  # the system has no more of them: the next write tries again
+                    self._thread = None
+                    raise
             self._pending = True
             self._changed.notify()
 

@@ -34,13 +34,18 @@ class ThreadExecutor:
         self._closed = False
 
     def submit(self, step: Callable[[], None]) -> None:
+        """Raises Closed, and RuntimeError if the system has no thread to run it; then it has not been queued."""
         with self._changed:
             if self._closed:
                 raise Closed("the executor is closed")
-            self._steps.append(step)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except Exception:  # the system has no more of them: perhaps it has for the next step
+                    self._thread = None
+                    raise
+            self._steps.append(step)
             if self._idle and not self._expected:
                 self._expected = True
                 gilturn.expect()
