@@ -290,7 +290,8 @@ class Wal(WalCore):
             if self._closed or self.failure is not None or self._spare is not None:
                 return
             spare = self._create(self._next_capacity(0), self._segments[-1])
-            spare.make_ready(READY_BYTES, zeros=rapid and spare.capacity >= RAPID_BYTES)
+            grown = self._segments[-1].capacity >= spare.capacity  # else it takes longer than the writer leaves for it
+            spare.make_ready(READY_BYTES, zeros=rapid and grown and spare.capacity >= RAPID_BYTES)
             self._spare = spare
 
     def _next_capacity(self, payload_size: int) -> int:
