@@ -37,6 +37,7 @@ cdef class WalCore:
     cdef public uint64_t appended   # records appended since open, marks not counted: what sync() covers
     cdef public uint64_t appended_bytes
     cdef public uint64_t soft_limit # past this offset of the active segment the owner is told to `attend` to it
+    cdef public int waiting         # how many wait for a segment that is being made: what can be left out is
     cdef public object failure      # why nothing may be appended or synced any more, or None
 
 cdef class SegmentReader:

@@ -47,8 +47,11 @@ cdef extern from *:
         ssize_t done = pwrite(fd, zeros, end - start < sizeof zeros ? (size_t)(end - start) : sizeof zeros, (off_t)start);
         return done > 0 ? start + (uint64_t)done : end;
     }
+
+    static inline int nokv_load_int(const int* place) { return __atomic_load_n(place, __ATOMIC_RELAXED); }
     """
     uint64_t nokv_write_zeros(int fd, uint64_t start, uint64_t end) noexcept nogil
+    int nokv_load_int(const int* place) noexcept nogil
 
 cdef enum:
     SECTOR = 512
@@ -201,13 +204,14 @@ cdef class SegmentWriter:
     def mapped(self):
         return self.base != NULL
 
-    def make_ready(self, uint64_t size, bint zeros=False):
+    def make_ready(self, uint64_t size, WalCore zeros_for=None):
         """Before the segment is written to: bring the first `size` bytes of pages into the mapping, writable, without the GIL. With
-        `zeros` the page cache gets the rest of the file, too: pages that a file system makes for a large write cost a fraction of
+        `zeros_for` the page cache gets the rest of the file, too: pages that a file system makes for a large write cost a fraction of
         what it takes for each that a store asks for. But they are to be written to the disk together, each time that one of them
-        is. The file stays open meanwhile."""
+        is. It ends early if somebody waits for that log. The file stays open meanwhile."""
         cdef uint8_t* base = self.base
         cdef uint64_t start = PAGE_MAX          # behind the segment's header
+        cdef bint more = zeros_for is not None
         cdef int fd
         if base == NULL or type(self.map) is not LogMap:
             return
@@ -215,7 +219,7 @@ cdef class SegmentWriter:
         fd = self.map.fd
         with nogil:
             gil_away()
-            while zeros and start < self.capacity:
+            while more and start < self.capacity and not nokv_load_int(&zeros_for.waiting):
                 leave_writer()
                 start = nokv_write_zeros(fd, start, self.capacity)
                 return_to_writer()
@@ -280,6 +284,7 @@ cdef class WalCore:
         self.appended = 0
         self.appended_bytes = 0
         self.soft_limit = <uint64_t>-1
+        self.waiting = 0
         self.failure = None
 
 

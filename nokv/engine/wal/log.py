@@ -216,19 +216,23 @@ class Wal(WalCore):
         writer = self.active
         if writer is not None and self.failure is None and writer.fits(payload_size):
             return  # no lock: a segment that is being made holds one while it waits for the disk
-        with self._making, self._lock:
-            self._check_usable()
-            if payload_size > PAYLOAD_BYTES_MAX:
-                raise UsageError(
-                    f"a WAL record of {payload_size} bytes is too large", hint=f"at most {PAYLOAD_BYTES_MAX}"
-                )
-            assert self.active is not None
-            if self.active.fits(payload_size):
-                return
-            if self._spare is not None and self._spare.capacity < OVERHEAD + payload_size:
-                self._drop_spare()
-            spare, self._spare = self._spare, None
-            self._rotate(spare or self._create(self._next_capacity(payload_size), self._segments[-1]))
+        self.waiting += 1
+        try:
+            with self._making, self._lock:
+                self._check_usable()
+                if payload_size > PAYLOAD_BYTES_MAX:
+                    raise UsageError(
+                        f"a WAL record of {payload_size} bytes is too large", hint=f"at most {PAYLOAD_BYTES_MAX}"
+                    )
+                assert self.active is not None
+                if self.active.fits(payload_size):
+                    return
+                if self._spare is not None and self._spare.capacity < OVERHEAD + payload_size:
+                    self._drop_spare()
+                spare, self._spare = self._spare, None
+                self._rotate(spare or self._create(self._next_capacity(payload_size), self._segments[-1]))
+        finally:
+            self.waiting -= 1
 
     def _rotate(self, writer: SegmentWriter) -> None:
         assert self.active is not None
@@ -291,7 +295,8 @@ class Wal(WalCore):
                 return
             spare = self._create(self._next_capacity(0), self._segments[-1])
             grown = self._segments[-1].capacity >= spare.capacity  # else it takes longer than the writer leaves for it
-            spare.make_ready(READY_BYTES, zeros=rapid and grown and spare.capacity >= RAPID_BYTES)
+            much = rapid and grown and spare.capacity >= RAPID_BYTES
+            spare.make_ready(READY_BYTES, zeros_for=self if much else None)
             self._spare = spare
 
     def _next_capacity(self, payload_size: int) -> int:

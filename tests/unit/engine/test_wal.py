@@ -465,6 +465,29 @@ def test_a_segment_is_filled_with_zeros_ahead_of_a_rapid_writer_only(tmp_path: P
     wal.close()
 
 
+def test_zeros_are_not_waited_for(tmp_path: Path) -> None:
+    """Whoever needs the segment that is being filled gets it as it is."""
+    directory = str(tmp_path / "wal")
+    wal = Wal(OsFiles(), directory, 4 << 20)
+    while wal._segments[-1].capacity < 4 << 20:
+        wal.append(16, b"x" * 1000)
+    ends = []
+    for rapid, waiting in ((False, 0), (True, 0), (True, 1)):
+        wal.waiting = waiting
+        wal.prepare(rapid=rapid)
+        wal.waiting = 0
+        assert wal._spare is not None
+        ends.append(OsFiles().data_end(f"{directory}/{segment_name(wal._spare.number)}"))
+        before = wal.active_segment
+        while wal.active_segment == before:
+            wal.append(16, b"x" * 1000)
+        assert wal.waiting == 0
+    wal.close()
+    if ends[0] == 4 << 20:
+        pytest.skip("this file system does not tell what was written from what is reserved")
+    assert ends[1] == 4 << 20 and ends[2] == ends[0]
+
+
 def test_no_page_of_the_next_record_is_write_protected_after_a_sync(tmp_path: Path) -> None:
     """The store that meets one waits for the file system, and every thread waits for it."""
     wal = Wal(OsFiles(), str(tmp_path / "wal"), 16 << 20)
