@@ -85,6 +85,12 @@ class _Findings:
     log_ok: bool = True
     log_gap: bool = False
     log_first: int = 0  # its oldest segment
+    log_sequence: int = 0  # of the first write in it; 0: it holds none
+    named: dict[int, FileMeta] = field(default_factory=dict)  # tables that the manifest names
+    dropped: set[int] = field(default_factory=set)  # those of which it says that they are gone
+    flushed: int = 0  # its last sequence
+    incomplete: bool = False  # it has lost its last edits, and there are tables that they may have named
+    mixed: bool = False  # one of these tables holds something that is as old as the manifest
     healthy: list[tuple[FileMeta, Table]] = field(default_factory=list)
     external: list[str] = field(default_factory=list)  # whole, but nobody knows their place in time
     damaged: list[str] = field(default_factory=list)
@@ -116,7 +122,8 @@ def repair(path: str | os.PathLike[str], *, files: Files | None = None) -> Repai
     `lost/` inside it; nothing is deleted. A healthy directory is left as it is.
 
     What is lost is gone from the database: a key of a damaged table may be missing, or show an older value. Without a
-    readable manifest all readable tables count, so that deleted keys may come back. The report says so.
+    readable manifest all readable tables count, and behind one that lost its last edits those that it cannot know, so
+    that deleted keys may come back. The report says so.
 
     Raises NotFound, Locked, ModeError (a cluster's store is not repaired but replaced), NotSupported (a newer format).
     """
@@ -182,6 +189,10 @@ def _inspect(files: Files, path: str) -> _Findings:
     found = _Findings()
     _inspect_manifest(files, path, found)
     _inspect_log(files, path, found)
+    if found.manifest is not None:
+        _inspect_unnamed(files, path, found)
+    _inspect_references(found)
+    found.broken &= {number for _, table in found.healthy for number in table.properties["value_files"]}
     return found
 
 
@@ -209,12 +220,12 @@ def _inspect_manifest(files: Files, path: str, found: _Findings) -> None:
             continue
         found.manifest = name
         found.families, found.log_number = dict(versions.families), versions.log_number
-        found.last_sequence = versions.last_sequence
+        found.last_sequence = found.flushed = versions.last_sequence
+        found.named, found.dropped = metas, {number for edit in edits for number in edit.removed} - metas.keys()
         for meta in metas.values():
             _inspect_table(files, f"{path}/{table_name(meta.number)}", cache, meta, found)
         for value in versions.values.metas.values():
             _inspect_values(files, f"{path}/{value_name(value.number)}", value.number, value.size, found)
-        _inspect_references(found)
         return
     found.families = {"plain": 0}
     for name in names:
@@ -223,7 +234,49 @@ def _inspect_manifest(files: Files, path: str, found: _Findings) -> None:
             _inspect_table(files, f"{path}/{name}", cache, None, found)
         elif number is not None:
             _inspect_values(files, f"{path}/{name}", number, None, found)
-    _inspect_references(found)
+
+
+def _inspect_unnamed(files: Files, path: str, found: _Findings) -> None:
+    """Tables that the manifest does not name are leftovers of a step that a crash cut short, unless it has lost its
+    last edits. That shows where the log does not reach back to it, or where tables that it names are gone: compactions
+    remove their inputs. While neither is so, manifest and log hold everything.
+
+    Nothing is missing that is as old as the manifest if all of its tables are sound. Else it may be in a table that was
+    made of the lost ones, which has a greater number."""
+    names = files.listdir(path)
+    missing = any(table_name(number) not in names for number in found.named)
+    if not missing and not found.log_gap and found.log_ok:
+        return
+    unnamed = _Findings()
+    for name in names:
+        number = table_number(name)
+        if number is not None and number not in found.named and number not in found.dropped:
+            _inspect_table(files, f"{path}/{name}", BlockCache(0), None, unnamed)
+    found.external = unnamed.external
+    first_lost = min(found.named.keys() - {meta.number for meta, _ in found.healthy}, default=None)
+    returning = [
+        (meta, table)
+        for meta, table in unnamed.healthy
+        if meta.max_sequence > found.flushed or (first_lost is not None and meta.number > first_lost)
+    ]
+    if not returning:
+        return
+    found.incomplete = True
+    found.problems.append(
+        f"{path}/{found.manifest}: its last edits are lost: it does not name "
+        + ", ".join(table_name(meta.number) for meta, _ in returning)
+    )
+    found.problems += unnamed.problems
+    found.damaged += unnamed.damaged
+    found.mixed = any(table.properties["min_sequence"] <= found.flushed for _, table in returning)
+    if found.mixed:
+        found.healthy = [_placed(files, meta, table) for meta, table in found.healthy]
+    found.healthy += returning
+    found.last_sequence = max(found.last_sequence, *(meta.max_sequence for meta, _ in returning))
+    for name in names:
+        number = value_number(name)
+        if number is not None and number not in found.values and number not in found.broken:
+            _inspect_values(files, f"{path}/{name}", number, None, found)
 
 
 def _number(name: str) -> int:
@@ -259,10 +312,17 @@ def _inspect_table(files: Files, path: str, cache: BlockCache, meta: FileMeta | 
             max_sequence=p["max_sequence"],
         )
         found.last_sequence = max(found.last_sequence, p["max_sequence"])
-        if p["min_sequence"] == 0 and p["max_sequence"] and _is_settled(table):
-            meta = dataclasses.replace(meta, min_sequence=p["max_sequence"], global_sequence=p["max_sequence"])
-            table = open_table(files, path, cache, meta)
+        meta, table = _placed(files, meta, table)
     found.healthy.append((meta, table))
+
+
+def _placed(files: Files, meta: FileMeta, table: Table) -> tuple[FileMeta, Table]:
+    """A table whose place in time its level does not tell."""
+    newest = meta.max_sequence
+    if meta.min_sequence or not newest or meta.global_sequence is not None or not _is_settled(table):
+        return meta, table
+    meta = dataclasses.replace(meta, min_sequence=newest, global_sequence=newest)
+    return meta, open_table(files, table.path, BlockCache(0), meta)
 
 
 def _is_settled(table: Table) -> bool:
@@ -313,7 +373,8 @@ def _inspect_log(files: Files, path: str, found: _Findings) -> None:
         if not segments:
             raise Corruption("the write-ahead log is missing", path=directory)
         for payload in _batches(files, segments):
-            decode_batch(payload)
+            first, _ = decode_batch(payload)
+            found.log_sequence = found.log_sequence or first
     except Corruption as error:
         found.log_ok = False
         found.problems.append(str(error))
@@ -406,11 +467,22 @@ class _Repair:
             metas = [meta for meta, _ in found.healthy]
             if found.damaged:
                 self.notes.append("keys of the damaged tables may be missing, or show an older value")
+            if found.incomplete:
+                self.notes.append(
+                    "the manifest had lost its last edits: tables that it did not name count again, so that deleted "
+                    "keys may have come back"
+                )
+                metas = self._take_back()
         else:
-            metas = self._rewrite()
+            self.notes.append(
+                "no manifest could be read: all readable tables count, so deleted keys may have come back"
+            )
+            metas = self._rewrite(found.healthy, 1)
+        if found.external:
+            self.notes.append("ingested tables lie in lost/: their place in time is unknown; ingest them again")
         if not found.log_ok:
             metas += self._salvage_log()
-        if found.log_gap:
+        if found.log_gap and not 0 < found.log_sequence <= found.last_sequence + 1:
             self.notes.append("writes that only the missing part of the log held are lost")
         number = self._take_number()
         values = self._used_values(metas)
@@ -521,18 +593,23 @@ class _Repair:
             )
         return found
 
-    def _rewrite(self) -> list[FileMeta]:
-        """No manifest: nobody knows the levels. Merge all tables by sequence into new ones that do not overlap."""
+    def _take_back(self) -> list[FileMeta]:
+        """What the manifest names, and above it what is newer. If a table is both, all are merged by sequence."""
         found = self.found
-        self.notes.append("no manifest could be read: all readable tables count, so deleted keys may have come back")
-        if found.external:
-            self.notes.append("ingested tables lie in lost/: their place in time is unknown; ingest them again")
+        if found.mixed:
+            return self._rewrite(found.healthy, 1)
+        newer = [(meta, table) for meta, table in found.healthy if meta.min_sequence > found.flushed]
+        return [meta for meta, _ in found.healthy if meta.min_sequence <= found.flushed] + self._rewrite(newer, 0)
+
+    def _rewrite(self, tables: list[tuple[FileMeta, Table]], level: int) -> list[FileMeta]:
+        """Nobody knows the levels of these tables. Merge them by sequence into new ones that do not overlap."""
+        found = self.found
         self._name_families()
-        if not found.healthy:
+        if not tables:
             return []
-        source = merge([table.cursor() for _, table in found.healthy])
+        source = merge([table.cursor() for _, table in tables])
         source.seek_first()
-        ranges = Ranges.merged(r for _, table in found.healthy if (r := table.ranges()) is not None)
+        ranges = Ranges.merged(r for _, table in tables if (r := table.ranges()) is not None)
         written = write_tables(
             self.files,
             source,
@@ -546,7 +623,7 @@ class _Repair:
             ranges=ranges,
         )
         self.files.sync_dir(self.path)
-        return [table.meta(1) for table in written]
+        return [table.meta(level) for table in written]
 
     def _name_families(self) -> None:
         """The manifest knew the names. Reserved ids have theirs; others are called family-<id>."""
@@ -623,14 +700,17 @@ class _Repair:
         return [meta]
 
     def _move_away(self, keep: set[str]) -> None:
-        for name in self.files.listdir(self.path):
-            if name in keep or name == self.found.manifest:
-                continue
-            if _is_ours(name):
-                self._lose(name)
-        if self.lost:
-            self.files.sync_dir(f"{self.path}/{LOST}")
-            self.files.sync_dir(self.path)
+        """Leftovers first: once a table is gone that the manifest names, they no longer count as such."""
+        named = set(map(table_name, self.found.named))
+        for turn in (False, True):
+            for name in self.files.listdir(self.path):
+                if name in keep or name == self.found.manifest or (name in named) is not turn:
+                    continue
+                if _is_ours(name):
+                    self._lose(name)
+            if self.lost:
+                self.files.sync_dir(f"{self.path}/{LOST}")
+                self.files.sync_dir(self.path)
 
     def _lose(self, name: str) -> None:
         self.files.makedirs(f"{self.path}/{LOST}")

@@ -239,5 +239,18 @@ def test_a_manifest_without_its_last_edits() -> None:
         assert check(path, content[:size], f"{path}: cut to {size} bytes") == "refused"
 
 
+def test_repair_of_a_cut_manifest_loses_nothing() -> None:
+    """Tables and log hold every key, whatever is left of the manifest."""
+    path = next(path for path in PATHS if "MANIFEST" in path)
+    content = STORE.read_file(path)[: used(path)]
+    for size in range(len(content)):
+        disk = STORE.crash_clone("keep")
+        disk.rot(path, content[:size])
+        nokv.repair("db", files=disk)
+        db = open_db(disk)
+        assert dict(db.scan()) == HISTORY[-1], f"{path}: cut to {size} bytes"
+        db.close()
+
+
 def test_sectors_of_zeros_and_swapped_sectors() -> None:
     sweep(sectors)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 import nokv
+from nokv.engine.manifest.edit import VersionEdit
+from nokv.engine.manifest.log import manifest_number, read_manifest
 from nokv.engine.mode import CLUSTER, ModeRecord, write_mode
 from nokv.engine.wal.recovery import recover, segment_number
 from nokv.env.files import OsFiles
@@ -18,9 +20,9 @@ from nokv.testing.executor import StepExecutor
 from nokv.testing.files import CrashFiles, CrashPoint, FaultFiles
 
 
-def make(path: Path | str) -> dict[bytes, bytes]:
+def make(path: Path | str, **options: Any) -> dict[bytes, bytes]:
     """Two levels, level 0, and a tail that only the log has."""
-    with nokv.open(path, durability="process", families=("other",)) as db:
+    with nokv.open(path, durability="process", families=("other",), **options) as db:
         for i in range(300):
             db.put(b"deep%03d" % i, b"1")
         db.delete(b"deep000")
@@ -366,6 +368,192 @@ def test_repair_survives_a_crash_at_every_operation() -> None:
         assert any(n.startswith("CURRENT") for n in lost) and any(n.startswith("wal") for n in lost), (at, lost)
         if done:
             break
+    assert at > 15
+
+
+# -- a manifest that lost its last edits -----------------------------------------------------------------------------
+
+
+def cut(path: Path, edits: int) -> None:
+    """The newest manifest ends behind so many edits."""
+    manifest = max(path.glob("MANIFEST-*"))
+    data = manifest.read_bytes()
+    at = next(size for size in range(len(data) + 1) if size > 32 and len(read_whole(data[:size], manifest)) == edits)
+    manifest.write_bytes(data[:at])
+
+
+def read_whole(data: bytes, manifest: Path) -> list[VersionEdit]:
+    try:
+        edits, torn = read_manifest(data, str(manifest), manifest_number(manifest.name) or 0)
+    except nokv.Corruption:
+        return []
+    return edits if torn is None else []
+
+
+def write_more(path: Path) -> None:
+    """Enough is written and flushed for old segments to go."""
+    with nokv.open(path, durability="process", wal_segment_bytes=4096) as db:
+        for n in range(100):
+            db.put(b"more%03d" % n, b"m" * 100)
+        db.flush()
+        for n in range(100):
+            db.put(b"more%03d" % n, b"n" * 100)
+        db.flush()
+        db.put(b"log", b"only")
+
+
+@pytest.mark.parametrize("edits", [1, 2, 3])
+def test_a_manifest_that_lost_its_last_flushes(tmp_path: Path, edits: int) -> None:
+    """Repair believed it, and moved the tables that it no longer named to lost/."""
+    path = tmp_path / "db"
+    want = make(path, wal_segment_bytes=4096)
+    with nokv.open(path, durability="process", wal_segment_bytes=4096) as db:
+        for turn in (b"one", b"two", b"three"):
+            for n in range(100):
+                db.put(b"deep%03d" % n, turn * 40)
+                want[b"deep%03d" % n] = turn * 40
+            db.delete(b"flat%03d" % len(turn))
+            want.pop(b"flat%03d" % len(turn), None)
+            db.flush()
+        db.put(b"end", b"log")
+        want[b"end"] = b"log"
+    tables = {p.name: p.read_bytes() for p in path.glob("*.sst")}
+    cut(path, edits)
+    with pytest.raises(nokv.Corruption):
+        nokv.open(path)
+    assert any("last edits are lost" in line for line in nokv.check(path).problems)
+    report = nokv.repair(path)
+    assert any("last edits" in note for note in report.notes) and not any("large values" in n for n in report.notes)
+    assert not any("part of the log" in note for note in report.notes)  # the tables hold what it held
+    assert content(path) == want
+    with nokv.open(path) as db:
+        assert db.family("other").get(b"x") == b"3"  # names are kept
+    assert nokv.check(path).healthy
+    for name, data in tables.items():
+        assert any(p.read_bytes() == data for p in (path / name, path / "lost" / name) if p.exists())
+
+
+def test_a_manifest_that_lost_a_compaction(tmp_path: Path) -> None:
+    """The log reaches back to it; the tables that it names went when they had been merged."""
+    path = tmp_path / "db"
+    make(path)
+    with nokv.open(path) as db:
+        db.flush()
+        db.put_many({b"flat%03d" % i: b"newer" for i in range(100)})
+        db.delete(b"deep007")
+        db.flush()
+        edits = len(read_whole(next(path.glob("MANIFEST-*")).read_bytes(), next(path.glob("MANIFEST-*"))))
+        db.compact()
+        db.put(b"end", b"log")
+        want = dict(db.scan())
+    cut(path, edits)
+    with pytest.raises(nokv.Corruption, match="missing"):
+        nokv.open(path)
+    nokv.repair(path)
+    assert content(path) == want
+    with nokv.open(path) as db:
+        assert db.family("other").get(b"x") == b"3"
+
+
+def test_a_manifest_that_lost_edits_with_large_values(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    with nokv.open(path, value_file_threshold=1000) as db:
+        db.put(b"a", b"A" * 5000)
+        db.put(b"b", b"B" * 5000)
+        db.flush()
+        edits = len(read_whole(next(path.glob("MANIFEST-*")).read_bytes(), next(path.glob("MANIFEST-*"))))
+        db.put(b"b", b"C" * 5000)
+        db.flush()
+        db.compact()
+        want = dict(db.scan())
+    assert list(path.glob("*.val"))
+    cut(path, edits)
+    report = nokv.repair(path)
+    assert content(path) == want
+    assert not any("large values" in note for note in report.notes)
+
+
+def test_leftovers_of_a_whole_manifest_bring_nothing_back(tmp_path: Path) -> None:
+    """A table that the manifest has dropped stays dropped, and so does what is older than all that is missing."""
+    path = tmp_path / "db"
+    with nokv.open(path, wal_segment_bytes=4096) as db:
+        db.put(b"gone", b"1")
+        db.put(b"kept", b"1")
+        db.flush()
+        (leftover,) = path.glob("*.sst")
+        data = leftover.read_bytes()
+        db.delete(b"gone")
+        db.flush()
+        db.compact()
+    write_more(path)
+    leftover.write_bytes(data)  # as a crash leaves it behind
+    newest = max(path.glob("*.sst"))
+    newest.unlink()
+    assert nokv.repair(path).changed
+    found = content(path)
+    assert b"gone" not in found and found[b"kept"] == b"1" and found[b"log"] == b"only"
+    assert (path / "lost" / leftover.name).read_bytes() == data
+
+
+def test_a_leftover_of_a_whole_manifest_and_a_gap_in_the_log(tmp_path: Path) -> None:
+    """The manifest has everything that is as old as it is; only newer tables count again."""
+    path = tmp_path / "db"
+    with nokv.open(path, wal_segment_bytes=4096) as db:
+        db.put(b"gone", b"1")
+        db.flush()
+        (leftover,) = path.glob("*.sst")
+        data = leftover.read_bytes()
+        db.delete(b"gone")
+        db.compact()
+    write_more(path)
+    with nokv.open(path, durability="process", wal_segment_bytes=4096) as db:
+        for n in range(100):
+            db.put(b"tail%03d" % n, b"t" * 100)
+    min(path.glob("wal/*.wal")).unlink()
+    leftover.write_bytes(data)
+    report = nokv.repair(path)
+    assert any("part of the log" in note for note in report.notes)
+    assert b"gone" not in content(path) and (path / "lost" / leftover.name).read_bytes() == data
+
+
+def test_repair_of_a_short_manifest_survives_a_crash_at_every_operation() -> None:
+    options: dict[str, Any] = {"executor": StepExecutor(inline=True), "wal_segment_bytes": 4096}
+    files = CrashFiles()
+    db = nokv.open("db", files=files, families=("other",), **options)
+    db.family("other").put(b"x", b"3")
+    for turn in range(4):
+        for n in range(60):
+            db.put(b"%03d" % n, b"%d" % turn * 80)
+        db.delete(b"%03d" % turn)
+        db.flush()
+        if turn == 1:
+            db.compact()
+    db.put(b"end", b"log", sync=True)
+    want = dict(db.scan())
+    db.close()
+    manifest = next(f"db/{n}" for n in files.listdir("db") if manifest_number(n))
+    data = files.read_file(manifest)
+    size = next(n for n in range(len(data)) if len(read_whole(data[:n], Path(manifest))) == 2)
+    files.rot(manifest, data[:size])
+    at, done = 0, False
+    while not done:
+        at += 1
+        disk = files.crash_clone("keep")
+        disk.crash_at = disk.operation_count + at
+        try:
+            nokv.repair("db", files=disk)
+            done = True
+        except CrashPoint:
+            pass
+        after = disk.crash_clone()
+        try:
+            with nokv.open("db", create=False, files=after.crash_clone(), **options) as db:
+                assert dict(db.scan()) == want, at
+        except nokv.Corruption:
+            assert not done, at
+        nokv.repair("db", files=after)
+        with nokv.open("db", create=False, files=after, **options) as db:
+            assert dict(db.scan()) == want and db.family("other").get(b"x") == b"3", at
     assert at > 15
 
 
