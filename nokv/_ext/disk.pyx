@@ -285,17 +285,15 @@ def write_all(int fd, const unsigned char[::1] data):
     while left:
         with nogil:
             gil_away()
-            while left:
-                n = nokv_write(fd, p, left)
-                if n <= 0:
-                    break
-                p += n
-                left -= <size_t>n
+            n = nokv_write(fd, p, left)
             gil_back()
-        if left and n == -EINTR:
-            PyErr_CheckSignals()
-        elif left:
+        if n > 0:
+            p += n
+            left -= <size_t>n
+        elif n != -EINTR:
             raise OSError(<int>-n if n else EIO, os.strerror(<int>-n if n else EIO))
+        if left:
+            PyErr_CheckSignals()        # one may have cut the write short
     return data.shape[0]
 
 
