@@ -1,5 +1,5 @@
-"""System calls on files that Python's standard library lacks, or makes with the GIL held. For nokv/env/files.py; tables
-look whether they lie in a FileMap.
+"""System calls on files that Python's standard library lacks, makes with the GIL held, or makes without a word on when it needs the GIL
+again (gilturn.pyx). For nokv/env/files.py; tables look whether they lie in a FileMap, the log whether it lies in a LogMap.
 
 Threads: any. The caller keeps the map or the descriptor open until the call returns.
 """
