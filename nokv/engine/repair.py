@@ -234,6 +234,7 @@ def _inspect_manifest(files: Files, path: str, found: _Findings) -> None:
             _inspect_table(files, f"{path}/{name}", cache, None, found)
         elif number is not None:
             _inspect_values(files, f"{path}/{name}", number, None, found)
+    _place_settled(files, found)
 
 
 def _inspect_unnamed(files: Files, path: str, found: _Findings) -> None:
@@ -269,9 +270,9 @@ def _inspect_unnamed(files: Files, path: str, found: _Findings) -> None:
     found.problems += unnamed.problems
     found.damaged += unnamed.damaged
     found.mixed = any(table.properties["min_sequence"] <= found.flushed for _, table in returning)
-    if found.mixed:
-        found.healthy = [_placed(files, meta, table) for meta, table in found.healthy]
     found.healthy += returning
+    if found.mixed:
+        _place_settled(files, found)
     found.last_sequence = max(found.last_sequence, *(meta.max_sequence for meta, _ in returning))
     for name in names:
         number = value_number(name)
@@ -312,22 +313,29 @@ def _inspect_table(files: Files, path: str, cache: BlockCache, meta: FileMeta | 
             max_sequence=p["max_sequence"],
         )
         found.last_sequence = max(found.last_sequence, p["max_sequence"])
-        meta, table = _placed(files, meta, table)
     found.healthy.append((meta, table))
 
 
-def _placed(files: Files, meta: FileMeta, table: Table) -> tuple[FileMeta, Table]:
-    """A table whose place in time its level does not tell."""
-    newest = meta.max_sequence
-    if meta.min_sequence or not newest or meta.global_sequence is not None or not _is_settled(table):
-        return meta, table
-    meta = dataclasses.replace(meta, min_sequence=newest, global_sequence=newest)
-    return meta, open_table(files, table.path, BlockCache(0), meta)
+def _place_settled(files: Files, found: _Findings) -> None:
+    """Where no level tells their place in time: tables whose sequences a compaction took away. They are the bottom, any
+    sequence is newer. But the inputs of the very last compaction may still be there, and must not hide what it wrote:
+    then its tables count as being as new as the newest of these."""
+    settled = [meta for meta, table in found.healthy if _is_settled(meta, table)]
+    if not settled:
+        return
+    end = max(settled, key=lambda meta: meta.number)
+    if any(meta.number > end.number and meta.min_sequence <= end.max_sequence for meta, _ in found.healthy):
+        return  # no flush: another compaction came after it
+    for at, (meta, table) in enumerate(found.healthy):
+        if meta in settled and meta.max_sequence == end.max_sequence:
+            meta = dataclasses.replace(meta, min_sequence=meta.max_sequence, global_sequence=meta.max_sequence)
+            found.healthy[at] = meta, open_table(files, table.path, BlockCache(0), meta)
 
 
-def _is_settled(table: Table) -> bool:
-    """Did a compaction take all sequences away? Then its entries count as being as new as the newest of them: tables
-    that it was made from may still be there, and must not hide them."""
+def _is_settled(meta: FileMeta, table: Table) -> bool:
+    """Did a compaction take all sequences away?"""
+    if meta.min_sequence or not meta.max_sequence or meta.global_sequence is not None:
+        return False
     cursor = table.cursor()
     cursor.seek_first()
     while cursor.valid:
@@ -607,7 +615,8 @@ class _Repair:
         self._name_families()
         if not tables:
             return []
-        source = merge([table.cursor() for _, table in tables])
+        # Settled entries of a leftover and of what was made of it are alike in sequence: the later table's comes first.
+        source = merge([table.cursor() for _, table in sorted(tables, key=lambda t: t[0].number, reverse=True)])
         source.seek_first()
         ranges = Ranges.merged(r for _, table in tables if (r := table.ranges()) is not None)
         written = write_tables(

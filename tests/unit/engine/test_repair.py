@@ -217,6 +217,31 @@ def test_without_a_manifest_a_leftover_input_hides_nothing_that_its_compaction_w
         assert db[b"0007"] == b"newer" and db[b"0008"] == b"new"
 
 
+def test_without_a_manifest_the_bottom_hides_nothing_newer(tmp_path: Path) -> None:
+    """Level 1 holds a new "b" when a new "a" goes down into the old "a" and "b" at the bottom. That table counted as
+    being as new as its "a", and the old "b" hid the new one."""
+    tables = []
+    for name, writes, bottom in (
+        ("upper", {b"b": b"new"}, False),
+        ("bottom", {b"b": b"old", b"c": b"old", b"a": b"new"}, True),
+        ("last", {b"x": b"1", b"y": b"2", b"z": b"3", b"zz": b"4"}, True),
+    ):
+        with nokv.open(tmp_path / name) as db:
+            for key, value in writes.items():
+                db.put(key, value)
+            db.compact() if bottom else db.flush()
+        tables.append(next((tmp_path / name).glob("*.sst")).read_bytes())
+    path = tmp_path / "last"
+    for file in [*path.glob("*.sst"), *path.glob("MANIFEST-*"), path / "CURRENT"]:
+        file.unlink()
+    for number, data in enumerate(tables, 2):
+        (path / f"{number:06}.sst").write_bytes(data)
+    nokv.repair(path)
+    found = content(path)
+    assert {key: found[key] for key in (b"a", b"b", b"c")} == {b"a": b"new", b"b": b"new", b"c": b"old"}
+    assert len(found) == 7
+
+
 def test_damaged_log(tmp_path: Path) -> None:
     """What precedes the damage stays."""
     path = tmp_path / "db"
