@@ -499,7 +499,7 @@ def test_a_manifest_that_lost_edits_with_large_values(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_a_whole_manifest_bring_nothing_back(tmp_path: Path) -> None:
-    """A table that the manifest has dropped stays dropped, and so does what is older than all that is missing."""
+    """What is older than all that is missing cannot have been made of it."""
     path = tmp_path / "db"
     with nokv.open(path, wal_segment_bytes=4096) as db:
         db.put(b"gone", b"1")
@@ -518,6 +518,25 @@ def test_leftovers_of_a_whole_manifest_bring_nothing_back(tmp_path: Path) -> Non
     found = content(path)
     assert b"gone" not in found and found[b"kept"] == b"1" and found[b"log"] == b"only"
     assert (path / "lost" / leftover.name).read_bytes() == data
+
+
+def test_what_the_manifest_dropped_stays_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    with nokv.open(path) as db:
+        db.put(b"kept", b"1")
+        db.compact()
+        lost = max(path.glob("*.sst"))
+        db.put(b"gone", b"1")
+        db.flush()
+        dropped = max(path.glob("*.sst"))
+        data = dropped.read_bytes()
+        db.delete(b"gone")
+        db.compact(b"g", b"h")
+    assert lost.exists() and not dropped.exists()
+    lost.unlink()
+    dropped.write_bytes(data)
+    assert nokv.repair(path).changed
+    assert content(path) == {} and (path / "lost" / dropped.name).read_bytes() == data
 
 
 def test_a_leftover_of_a_whole_manifest_and_a_gap_in_the_log(tmp_path: Path) -> None:
