@@ -166,6 +166,10 @@ cdef extern from *:
     int nokv_open_log(const char* path, int fresh, size_t capacity, int* opened, void** base) noexcept nogil
     int nokv_write_back(void* base, size_t size) noexcept nogil
 
+cdef object _error(int failed, str path=None):
+    return OSError(failed, os.strerror(failed)) if path is None else OSError(failed, os.strerror(failed), path)
+
+
 CAN_SYNC_RANGES = sys.platform.startswith("linux")
 """Whether `sync_range` is there: Linux's msync is an fdatasync of a range."""
 
@@ -203,7 +207,7 @@ def sync_range(int fd, map not None, uint64_t start, uint64_t end):
         return_to_writer()
         gil_back()
     if failed:
-        raise OSError(failed, os.strerror(failed))
+        raise _error(failed)
 
 
 def zero(map not None, uint64_t size):
@@ -240,7 +244,7 @@ def sync_data(int fd):
             failed = nokv_sync_data(fd)
             gil_back()
     if failed:
-        raise OSError(failed, os.strerror(failed))
+        raise _error(failed)
 
 
 def sync_directory(str path not None):
@@ -255,7 +259,7 @@ def sync_directory(str path not None):
             failed = nokv_sync_directory(raw)
             gil_back()
     if failed:
-        raise OSError(failed, os.strerror(failed), path)
+        raise _error(failed, path)
 
 
 def create_file(str path not None):
@@ -270,7 +274,7 @@ def create_file(str path not None):
         return_to_writer()
         gil_back()
     if fd < 0:
-        raise OSError(-fd, os.strerror(-fd), path)
+        raise _error(-fd, path)
     return fd
 
 
@@ -291,20 +295,21 @@ def write_all(int fd, const unsigned char[::1] data):
             p += n
             left -= <size_t>n
         elif n != -EINTR:
-            raise OSError(<int>-n if n else EIO, os.strerror(<int>-n if n else EIO))
+            raise _error(<int>-n if n else EIO)
         if left:
             PyErr_CheckSignals()        # one may have cut the write short
     return data.shape[0]
 
 
 def close_file(int fd):
+    """The descriptor is gone, also if this raises."""
     cdef int failed
     with nogil:
         gil_away()
         failed = nokv_close_file(fd)
         gil_back()
     if failed:
-        raise OSError(failed, os.strerror(failed))
+        raise _error(failed)
 
 
 def remove_file(str path not None):
@@ -319,7 +324,7 @@ def remove_file(str path not None):
         return_to_writer()
         gil_back()
     if failed:
-        raise OSError(failed, os.strerror(failed), path)
+        raise _error(failed, path)
 
 
 cdef class LogMap:
@@ -345,7 +350,7 @@ cdef class LogMap:
             return_to_writer()
             gil_back()
         if failed:
-            raise OSError(failed, os.strerror(failed), path)
+            raise _error(failed, path)
         self.size = capacity
 
     def __dealloc__(self):
@@ -375,7 +380,7 @@ cdef class LogMap:
             failed = nokv_write_back(self.base, self.size)
             gil_back()
         if failed:
-            raise OSError(failed, os.strerror(failed))
+            raise _error(failed)
 
     def close(self):
         """A second call does nothing. BufferError while somebody has it as a buffer."""
@@ -409,7 +414,7 @@ cdef class FileMap:
             failed = nokv_map_file(raw, &self.base, &self.size)
             gil_back()
         if failed:
-            raise OSError(failed, os.strerror(failed), path)
+            raise _error(failed, path)
 
     def __dealloc__(self):
         nokv_unmap_file(self.base, self.size)
@@ -431,7 +436,7 @@ def read_file(str path not None):
     with nogil:
         fd = nokv_open_file(raw, &size)
     if fd < 0:
-        raise OSError(-fd, os.strerror(-fd), path)
+        raise _error(-fd, path)
     try:
         room = <Py_ssize_t>size + 1         # one more, so that the end shows at once
         while True:
@@ -440,7 +445,7 @@ def read_file(str path not None):
             with nogil:
                 n = nokv_read(fd, into, <size_t>room)
             if n < 0:
-                raise OSError(<int>-n, os.strerror(<int>-n), path)
+                raise _error(<int>-n, path)
             pieces.append(piece[:n])
             if n == 0 or (n == size and len(pieces) == 1):
                 break
