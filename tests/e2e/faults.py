@@ -309,7 +309,7 @@ class Adversary:
                 if self.machine.now() > deadline:
                     raise
                 self.say(f"  again: {type(error).__name__}: {error}")
-            time.sleep(0.1)
+            time.sleep(0.1)  # an operator's pause between two tries, not a guess about time
 
     # -- afterwards ---------------------------------------------------------------------------------------------------
     async def _final_reads(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -75,39 +76,39 @@ def test_flushes_go_on_beside_a_writer_that_never_lets_go(tmp_path: Path, no_swi
     assert gilturn.needed() == 0
 
 
-def test_a_step_that_waits_for_something_else_does_not_hold_the_writer_up(
-    tmp_path: Path, executor: ThreadExecutor
-) -> None:
+@contextlib.contextmanager
+def waiting_step(executor: ThreadExecutor) -> Iterator[None]:
+    """Meanwhile a step needs the GIL, and waits for something else."""
     gate, entered = threading.Event(), threading.Event()
 
     def step() -> None:
         entered.set()
         assert gate.wait(WAIT_S)
 
-    with nokv.open(f"{tmp_path}/db", durability="process") as db:
-        executor.submit(step)
-        assert entered.wait(WAIT_S)
+    executor.submit(step)
+    assert entered.wait(WAIT_S)
+    try:
+        yield
+    finally:
+        gate.set()
+        executor.drain()
+
+
+def test_a_step_that_waits_for_something_else_does_not_hold_the_writer_up(
+    tmp_path: Path, executor: ThreadExecutor
+) -> None:
+    with nokv.open(f"{tmp_path}/db", durability="process") as db, waiting_step(executor):
         assert gilturn.needed() >= 1
         began = time.thread_time()
         for n in range(20_000):
             db.put(b"%d" % n, b"value")
         assert time.thread_time() - began < 2  # 4 s would be spent if each of them waited for the step
         assert gilturn.needed() >= 1
-        gate.set()
-        executor.drain()
 
 
 def test_a_writer_that_was_kept_waiting_goes_on_resting(tmp_path: Path, executor: ThreadExecutor) -> None:
     """Beside a step that stays long, each slice of a memtable would else begin with another wait."""
-    gate, entered = threading.Event(), threading.Event()
-
-    def step() -> None:
-        entered.set()
-        assert gate.wait(WAIT_S)
-
-    with nokv.open(f"{tmp_path}/db", durability="process") as db:
-        executor.submit(step)
-        assert entered.wait(WAIT_S)
+    with nokv.open(f"{tmp_path}/db", durability="process") as db, waiting_step(executor):
         spent = 0
         for n in range(2_000):
             gilturn.hold_on()
@@ -117,8 +118,6 @@ def test_a_writer_that_was_kept_waiting_goes_on_resting(tmp_path: Path, executor
             began = time.thread_time_ns()
             db.put(b"%d" % n, b"value")
             spent += time.thread_time_ns() - began
-        gate.set()
-        executor.drain()
     assert spent < 150_000_000  # 400 ms, did each of them wait for the step
 
 
