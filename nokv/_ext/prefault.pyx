@@ -2,8 +2,8 @@
 
 Owns: which pages of the active log segment's mapping are mapped, and that the memtable's next chunks are in memory already. Does not
 own: the mapping, chunks that are taken, what is written where. A store that meets a page fault costs as much as ten records. A thread
-of Python gets the GIL from a busy writer after 5 ms (sys.setswitchinterval), in which that one fills a megabyte of log; this one
-needs no GIL.
+of Python gets the GIL from a busy writer between two writes at best (gilturn.pyx), and keeps it waiting meanwhile; this one needs no
+GIL.
 
 The writer's side: `attach` (another segment takes over), `detach` (before its mapping goes), `ahead_wake` (what is ready comes to an
 end). Two words are shared without a lock: `end`, which the writer stores, and `due`, which tells it when to wake the thread; whoever

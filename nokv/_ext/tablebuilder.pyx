@@ -438,7 +438,7 @@ cdef class TableBuilder:
         if not self.zstd:                   # else the frames are made by a Python call
             status = self.assemble(NULL)
             if status == CURSOR_OK and self.fd >= 0:
-                return self.write_out()     # beside a busy writer a turn of the GIL takes 5 ms
+                return self.write_out()     # a turn of the GIL is as long as several of these
         if status != CURSOR_OK:
             return status
         gil_back()
